@@ -1,0 +1,54 @@
+import dagster as dg
+import polars as pl
+
+from selfimp_dagster import __version__
+from selfimp_dagster.assets.checkpoint import checkpoint
+from selfimp_dagster.assets.incumbent_policy import incumbent_policy
+from selfimp_dagster.assets.refined_outputs import refined_outputs
+from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
+from selfimp_dagster.partitions import rounds
+from selfimp_dagster.pictures import scores
+from selfimp_dagster.presentation import materialized, picture, readable_failures, round_link, table
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+
+
+@dg.asset(
+    partitions_def=rounds,
+    deps=[incumbent_policy, checkpoint, refined_outputs],
+    group_name="round",
+    owners=["team:selfimp"],
+    kinds={"pytorch", "scipy"},
+    code_version=__version__,
+    pool="gpu",
+)
+def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource) -> dg.MaterializeResult:
+    """Incumbent and candidate on the same items, and the verdict on the candidate."""
+    with readable_failures():
+        key = RoundKey.parse(context.partition_key)
+        artifact = evaluate_round(workbench.open(context), key)
+        report = read_report(workbench.artifacts, key)
+    verdict = report.verdict
+    rows = [score.model_dump() for score in report.scores]
+    accuracies = {
+        f"{score.arm}_{score.suite}": score.accuracy for score in report.scores
+    }
+    return materialized(
+        artifact,
+        {
+            "verdict": dg.MetadataValue.md("\n\n".join(verdict.reasons)),
+            "promoted": verdict.promoted,
+            **accuracies,
+            "gain": verdict.gain,
+            "p_value": verdict.p_value,
+            "alpha": verdict.alpha,
+            "scores": picture(scores(rows), "accuracy of both arms"),
+            "suites": table(pl.DataFrame(rows), limit=20),
+            "skills": table(pl.DataFrame([skill.model_dump() for skill in report.skills]), limit=50),
+            "fingerprint": report.fingerprint,
+            "round_tokens": report.summary.tokens,
+            "round_seconds": round(report.summary.seconds, 1),
+            "started_from": round_link("incumbent_policy", key),
+        },
+    )

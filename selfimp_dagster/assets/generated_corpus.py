@@ -1,0 +1,70 @@
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from selfimp_dagster import __version__
+from selfimp_dagster.assets.incumbent_policy import incumbent_policy
+from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
+from selfimp_dagster.partitions import rounds
+from selfimp_dagster.presentation import materialized, readable_failures, table
+from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+
+
+class GeneratedCorpusConfig(dg.Config):
+    """What this run asks for in place of the campaign's recipe; empty fields leave it as it is."""
+
+    tasks: int | None = Field(default=None, ge=1, description="Train tasks to draw.")
+    samples_per_task: int | None = Field(default=None, ge=1, description="Responses drawn for each task.")
+    temperature: float | None = Field(default=None, ge=0, description="Softmax temperature.")
+
+    def overrides(self) -> dict[str, Any]:
+        given = self.model_dump(exclude_none=True)
+        if "temperature" in given:
+            given["sampling"] = {"temperature": given.pop("temperature")}
+        return given
+
+
+@dg.asset(
+    partitions_def=rounds,
+    deps=[incumbent_policy],
+    group_name="round",
+    owners=["team:selfimp"],
+    kinds={"pytorch", "parquet"},
+    code_version=__version__,
+    pool="gpu",
+)
+def generated_corpus(
+    context: dg.AssetExecutionContext, config: GeneratedCorpusConfig, workbench: WorkbenchResource
+) -> dg.MaterializeResult:
+    """Tasks of the train pool, the incumbent's samples of them, and a reward for every sample.
+
+    Sampling that was interrupted goes on at the rows that are missing.
+    """
+    with readable_failures():
+        key = RoundKey.parse(context.partition_key)
+        artifact = generate_corpus(workbench.open(context), key, config.overrides())
+    samples = artifact.table("samples", SAMPLES)
+    judged = samples.join(artifact.table("rewards", REWARDS), on="sample_id").join(
+        artifact.table("tasks", TASKS).select("task_id", "skill", "prompt", "answer"), on="task_id"
+    )
+    by_skill = judged.group_by("skill").agg(
+        tasks=pl.col("task_id").n_unique(), samples=pl.len(), pass_rate=pl.col("value").mean()
+    )
+    return materialized(
+        artifact,
+        {
+            "dagster/row_count": samples.height,
+            "tasks": artifact.facts["tasks"],
+            "pass_rate": artifact.facts["pass_rate"],
+            "mean_response_tokens": samples["completion_tokens"].mean(),
+            "skills": table(by_skill.sort("skill")),
+            "rows": table(
+                judged.sort("sample_id").select("sample_id", "skill", "prompt", "response", "answer", "value", "mean_logprob")
+            ),
+            "engine": dg.MetadataValue.json(artifact.facts["engine"]),
+        },
+    )

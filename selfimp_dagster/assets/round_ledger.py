@@ -1,0 +1,33 @@
+import dagster as dg
+
+from selfimp_dagster import __version__
+from selfimp_dagster.assets.eval_report import eval_report
+from selfimp_dagster.lifecycle.ledger import read_ledger, write_ledger
+from selfimp_dagster.pictures import accuracy_over_rounds
+from selfimp_dagster.presentation import picture, readable_failures, table
+from selfimp_dagster.records import content_hash
+from selfimp_dagster.resources.workbench import WorkbenchResource
+
+
+@dg.asset(
+    deps=[eval_report],
+    group_name="round",
+    owners=["team:selfimp"],
+    kinds={"duckdb", "parquet"},
+    code_version=__version__,
+)
+def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
+    """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost."""
+    with readable_failures():
+        ledger = read_ledger(workbench.artifacts)
+        path = write_ledger(workbench.artifacts, ledger)
+    rows = ledger.to_dicts()
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(content_hash(rows)),
+        metadata={
+            "dagster/row_count": ledger.height,
+            "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
+            "rounds": table(ledger.drop("checkpoint_hash", "fingerprint", "parent"), limit=200),
+            "ledger": dg.MetadataValue.path(str(path)),
+        },
+    )

@@ -1,0 +1,85 @@
+"""Continuation: a finished round leads to the next one, or to the reason why not."""
+
+import dagster as dg
+
+from selfimp_dagster.automation.round_job import round_job
+from selfimp_dagster.automation.runs import NIGHT_TAG, has_run
+from selfimp_dagster.campaign import load_campaign
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.next_round import next_round
+from selfimp_dagster.partitions import rounds
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+
+_REPORTS_PER_TICK = 20
+
+
+@dg.sensor(
+    job=round_job,
+    minimum_interval_seconds=15,
+    description="Starts the next round of a campaign when a round's evaluation says so.",
+)
+def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchResource) -> dg.SensorResult:
+    """Reads the evaluation reports since the last tick, in order, and decides on each campaign.
+
+    A report counts once its run has succeeded: it is recorded before its blocking checks may fail.
+    The run key is the round, and whether a round was started is read from its runs, not from its
+    partition: a daemon that dies between the two neither forgets a round nor starts it twice.
+    """
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey("eval_report"), after_storage_id=int(context.cursor) if context.cursor else None
+        ),
+        limit=_REPORTS_PER_TICK,
+        ascending=True,
+    ).records
+    cursor, notes, requests = context.cursor, [], {}
+    for record in records:
+        run = context.instance.get_run_by_id(record.run_id)
+        if run is not None and not run.is_finished:
+            notes.append(f"{record.partition_key}: its run is still going.")
+            break  # the same report is read again at the next tick
+        cursor = str(record.storage_id)
+        if run is None or not run.is_success:
+            notes.append(f"{record.partition_key}: its run did not succeed, so its report counts for nothing.")
+            continue
+        try:
+            request = _request(context.instance, workbench, RoundKey.parse(record.partition_key), run.tags)
+        except SelfimpError as error:
+            notes.append(f"{record.partition_key}: {error}")
+            continue
+        if isinstance(request, str):
+            notes.append(f"{record.partition_key}: {request}")
+        else:
+            requests[request.partition_key] = request
+    for note in notes:
+        context.log.info(note)
+    return dg.SensorResult(
+        dynamic_partitions_requests=[rounds.build_add_request(list(requests))] if requests else [],
+        run_requests=list(requests.values()),
+        skip_reason=None if requests else " ".join(notes) or "No new evaluation report.",
+        cursor=cursor,
+    )
+
+
+def _request(
+    instance: dg.DagsterInstance, workbench: WorkbenchResource, finished: RoundKey, tags: dict[str, str]
+) -> dg.RunRequest | str:
+    """The run that a finished round leads to, or why it leads to none."""
+    campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")
+    following = next_round(workbench.artifacts, workbench.campaigns_folder, finished.campaign)
+    if following.key != finished.next or has_run(instance, following.key):
+        return "a later round was started already."
+    if not following.decision.proceed:
+        return following.decision.reason
+    night = tags.get(NIGHT_TAG)
+    if night is not None:
+        spent = instance.get_runs_count(dg.RunsFilter(job_name=round_job.name, tags={NIGHT_TAG: night}))
+        allowed = campaign.nightly.rounds if campaign.nightly else 0
+        if spent >= allowed:
+            return f"the night ({night}) has spent its {allowed} rounds."
+    return dg.RunRequest(
+        run_key=str(following.key),
+        partition_key=str(following.key),
+        tags={NIGHT_TAG: night} if night is not None else {},
+    )

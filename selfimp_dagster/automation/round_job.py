@@ -1,0 +1,14 @@
+"""One round, all its stages in one process, so that each set of weights is loaded once."""
+
+import dagster as dg
+
+from selfimp_dagster.partitions import rounds
+
+round_job = dg.define_asset_job(
+    "round_job",
+    selection=dg.AssetSelection.groups("round"),
+    partitions_def=rounds,
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": "43200"},
+    description="All stages of one round, then the ledger.",
+)

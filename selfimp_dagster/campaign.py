@@ -1,0 +1,250 @@
+"""A campaign: one improvement effort, written as one YAML file.
+
+Unknown fields are refused, every method that a recipe names must exist and fit, and what is
+refused is refused when the file is read, with the field's name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from selfimp_dagster.engines.base import Message
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle import acquisition, optimization, refinement, selection  # noqa: F401  registers
+from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
+from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_power
+from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
+from selfimp_dagster.registry import Method, Stage, all_methods, find_method
+from selfimp_dagster.round_key import CAMPAIGN_PATTERN
+from selfimp_dagster.tasks.pools import Pools, check_disjoint
+from selfimp_dagster.tasks.suites import TaskSource
+from selfimp_dagster.tasks.suites import check as check_source
+
+SUFFIX = ".yaml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodChoice(BaseModel):
+    """A method of the registry by name, with its parameters beside the name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    def with_parameters(self, overrides: Mapping[str, Any]) -> "MethodChoice":
+        """The same method with some parameters replaced, those of nested models field by field."""
+        return MethodChoice(method=self.method, **_merged(self.parameters, overrides))
+
+    def resolve(self, stage: Stage) -> tuple[Method, BaseModel]:
+        """The method and its validated parameters.
+
+        Raises:
+            SelfimpError: there is no such method.
+            ValidationError: a parameter is unknown or of the wrong type.
+        """
+        method = find_method(stage, self.method)
+        return method, method.parameters.model_validate(self.parameters)
+
+
+class Recipe(_Strict):
+    """Which method each stage uses."""
+
+    acquisition: MethodChoice
+    selection: tuple[MethodChoice, ...]
+    optimization: MethodChoice
+    refinement: MethodChoice
+    minimum_rows: int = Field(default=8, ge=1, description="Selected rows without which nothing is trained.")
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> "Recipe":
+        for place, stage, choice in self.choices():
+            try:
+                choice.resolve(stage)
+            except ValidationError as error:
+                raise ValueError(f"{place}: {_flat(error)}") from error
+            except SelfimpError as error:
+                raise ValueError(f"{place}: {error.what}; {error.fix}") from error
+        try:
+            check_chain(self.selection_steps)
+        except SelfimpError as error:
+            raise ValueError(f"selection: {error.what}; {error.fix}") from error
+        return self
+
+    @property
+    def selection_steps(self) -> list[SelectionStep]:
+        """The chain, ready to run."""
+        return [SelectionStep(*choice.resolve("selection")) for choice in self.selection]
+
+    def choices(self) -> list[tuple[str, Stage, MethodChoice]]:
+        """Every choice with its place in the file and its stage."""
+        chain: list[tuple[str, Stage, MethodChoice]] = [
+            (f"selection.{position}", "selection", choice) for position, choice in enumerate(self.selection)
+        ]
+        return [
+            ("acquisition", "acquisition", self.acquisition),
+            *chain,
+            ("optimization", "optimization", self.optimization),
+            ("refinement", "refinement", self.refinement),
+        ]
+
+
+class EvaluationPlan(_Strict):
+    """How answers are measured; part of the harness fingerprint."""
+
+    max_new_tokens: int = Field(default=16, ge=1, description="Tokens after which an answer is cut off.")
+    dtype: str = Field(
+        default="float32",
+        pattern="^(float32|bfloat16)$",
+        description="Numerics of the evaluation; the same weights score differently in another dtype.",
+    )
+
+
+class Nightly(_Strict):
+    """What the schedule `nightly_round` may spend on this campaign in one night."""
+
+    rounds: int = Field(default=1, ge=1, description="Rounds that one night may run at most.")
+
+
+class Campaign(_Strict):
+    """One improvement effort: base model, task suites, recipe, promotion rule, budget."""
+
+    name: Annotated[str, Field(pattern=f"^{CAMPAIGN_PATTERN}$")]
+    description: str = ""
+    model: str = Field(
+        default="embedded:smollm2-135m-instruct",
+        description="embedded:<name>, a local folder, or <hub id>@<40-digit revision>.",
+    )
+    seed: int = 0
+    instruction: str = Field(default="", description="Put under every prompt, on a line of its own.")
+    skills: dict[str, TaskSource] = Field(min_length=1, description="What is to be improved.")
+    guard: dict[str, TaskSource] = Field(default_factory=dict, description="What must not get worse.")
+    pools: Pools
+    recipe: Recipe
+    evaluation: EvaluationPlan = EvaluationPlan()
+    promotion: PromotionRule = PromotionRule()
+    continuation: Continuation
+    nightly: Nightly | None = None
+
+    @field_validator("skills", "guard")
+    @classmethod
+    def _skill_names(cls, sources: dict[str, TaskSource]) -> dict[str, TaskSource]:
+        for name in sources:
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"{name!r}: a skill's name is made of letters, digits and underscores")
+        return sources
+
+    @property
+    def skill_weights(self) -> dict[str, float]:
+        """Each skill's share of the campaign's mix; they add up to 1."""
+        total = sum(source.weight for source in self.skills.values())
+        return {skill: source.weight / total for skill, source in self.skills.items()}
+
+    def messages(self, prompt: str) -> tuple[Message, ...]:
+        """The chat that asks a prompt: the same for acquisition, refinement and evaluation."""
+        content = f"{prompt}\n{self.instruction}" if self.instruction else prompt
+        return ({"role": "user", "content": content},)
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Reads, validates and checks a campaign file against the task suites and the promotion rule.
+
+    Raises:
+        SelfimpError: the file is missing, is not YAML, or does not describe a campaign that can run.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SelfimpError(
+            f"cannot read the campaign: {error.strerror}",
+            where=str(path),
+            fix="name a campaign file, or make one with `selfimp init`",
+        ) from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SelfimpError(
+            f"not valid YAML: {getattr(error, 'problem', error)}",
+            where=f"{path}{line}",
+            fix="correct the indentation or quoting there",
+        ) from error
+    campaign = parse_campaign(data, where=str(path))
+    if campaign.name != path.stem:
+        raise SelfimpError(
+            f"the campaign is named {campaign.name!r}, its file {path.name!r}",
+            where=f"{path}: name",
+            fix=f"name the file {campaign.name}{SUFFIX} or the campaign {path.stem!r}",
+        )
+    for field, sources in (("skills", campaign.skills), ("guard", campaign.guard)):
+        for skill, source in sources.items():
+            check_source(source, f"{path}: {field}.{skill}", path.parent)
+    check_disjoint(campaign.skills, campaign.guard, path.parent)
+    return campaign
+
+
+def parse_campaign(data: Any, where: str) -> Campaign:
+    """A campaign from plain data.
+
+    Raises:
+        SelfimpError: naming every field that is wrong.
+    """
+    if not isinstance(data, dict):
+        raise SelfimpError("not a campaign", where=where, fix="write `name:`, `skills:`, `pools:`, `recipe:`, ...")
+    try:
+        campaign = Campaign.model_validate(data)
+    except ValidationError as error:
+        raise SelfimpError(
+            _flat(error), where=where, fix="correct the fields named; `selfimp methods` lists methods and parameters"
+        ) from error
+    items = campaign.pools.anchor + campaign.pools.fresh
+    check_power(campaign.promotion, items, campaign.continuation.rounds)
+    return campaign
+
+
+def campaign_schema() -> dict[str, Any]:
+    """The JSON schema of a campaign file, with every method's parameters, for editors."""
+    schema = Campaign.model_json_schema()
+    definitions = schema["$defs"]
+    del definitions["MethodChoice"]
+    choices: dict[str, list[dict[str, Any]]] = {}
+    for method in all_methods():
+        parameters = method.parameters.model_json_schema(ref_template="#/$defs/{model}")
+        definitions.update(parameters.pop("$defs", {}))
+        parameters["properties"] = {"method": {"const": method.name}, **parameters.get("properties", {})}
+        parameters["required"] = ["method", *parameters.get("required", [])]
+        parameters["description"] = method.summary
+        choices.setdefault(method.stage, []).append(parameters)
+    recipe = definitions["Recipe"]["properties"]
+    for stage, options in choices.items():
+        definitions[stage] = {"oneOf": options}
+        reference = {"$ref": f"#/$defs/{stage}"}
+        recipe[stage] = {"type": "array", "items": reference} if stage == "selection" else reference
+    return schema
+
+
+def _flat(error: ValidationError) -> str:
+    """Every problem of a validation error as `field: what`, on one line."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'value'}: "
+        f"{problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
+
+
+def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, value in overrides.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged

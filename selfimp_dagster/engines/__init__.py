@@ -1,0 +1,1 @@
+"""Inference engines: how responses are sampled from a set of weights."""

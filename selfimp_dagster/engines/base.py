@@ -1,0 +1,60 @@
+"""What a stage asks of any inference engine. Importing this costs no torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Message = dict[str, str]
+"""One chat turn: `{"role": ..., "content": ...}`."""
+
+
+class Sampling(BaseModel):
+    """How tokens are drawn. A temperature of 0 means greedy decoding."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(default=32, ge=1, description="Tokens after which a response is cut off.")
+    temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus mass; 1 keeps the whole vocabulary.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response that is wanted. Requests with equal messages share one prefill when adjacent."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response. `sum_logprob` is in nats under the untempered policy, over `completion_tokens`."""
+
+    request_id: str
+    response: str
+    prompt_tokens: int
+    completion_tokens: int
+    sum_logprob: float
+    finish_reason: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Samples from one set of weights.
+
+    `generate` yields completions in batches, every request exactly once. The draw of a request
+    depends only on its messages, its seed and the sampling parameters, never on its neighbours,
+    so that interrupted sampling can go on at the missing requests.
+    """
+
+    policy_hash: str
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_tokens: Callable[[int], None] = ...
+    ) -> Iterator[list[Completion]]: ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that can change a score without the weights changing: engine, versions, dtype, batching."""
+        ...

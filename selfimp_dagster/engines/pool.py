@@ -1,0 +1,42 @@
+"""Keeps each set of weights loaded at most once in a process."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+from selfimp_dagster.engines.base import Engine
+
+_MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
+
+
+class EnginePool:
+    """Engines by weights and numerics, the least recently used let go first.
+
+    Args:
+        dtype: numerics of sampling: `auto`, `float32` or `bfloat16`.
+        device: `auto`, or a torch device such as `cpu` or `cuda:0`.
+        batch_size: sequences decoded together.
+    """
+
+    def __init__(self, *, dtype: str = "auto", device: str = "auto", batch_size: int = 128) -> None:
+        self._dtype, self._device, self._batch_size = dtype, device, batch_size
+        self._loaded: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+
+    def engine(self, folder: Path, policy_hash: str, dtype: str | None = None) -> Engine:
+        """The engine that runs the weights in `folder`, in `dtype` or else in the sampling numerics.
+
+        Raises:
+            SelfimpError: the folder does not hold a model.
+        """
+        from selfimp_dagster.engines.transformers_engine import TransformersEngine
+
+        key = (policy_hash, dtype or self._dtype)
+        if key in self._loaded:
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        while len(self._loaded) >= _MOST_LOADED:
+            self._loaded.popitem(last=False)
+        engine = TransformersEngine(
+            folder, dtype=dtype or self._dtype, device=self._device, batch_size=self._batch_size
+        )
+        self._loaded[key] = engine
+        return engine

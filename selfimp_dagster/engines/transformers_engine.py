@@ -1,0 +1,434 @@
+"""The default engine: transformers models with a generation loop made for many short answers.
+
+What it saves over `generate`: the beginning that all prompts share is computed once per call and each
+prompt once per group of samples, keys and values are written in place instead of being concatenated,
+rows that ended leave the batch, and only the last position ever meets the vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+from selfimp_dagster.engines.base import Completion, Message, Request, Sampling
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer, pick_device, pick_dtype
+
+ATTENTION = "selfimp_grouped_sdpa"
+_PREFILL_TOKENS = 4096  # prompt tokens of one forward pass; bounds the memory of long prompts
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Requests with equal messages, and the token ids of their prompt."""
+
+    tokens: tuple[int, ...]
+    requests: tuple[Request, ...]
+
+
+class TransformersEngine:
+    """Samples from a causal language model on one device.
+
+    Args:
+        folder: a model in safetensors format, with tokenizer and chat template.
+        dtype: numbers to compute in; `auto` takes bfloat16 where the device computes it faster.
+        device: a torch device; `auto` takes CUDA where there is one.
+        batch_size: responses decoded at a time.
+
+    Raises:
+        SelfimpError: the folder is not a model, has no chat template, or its attention is not the
+            plain full attention this engine computes.
+    """
+
+    def __init__(
+        self, folder: Path, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 256
+    ) -> None:
+        self.policy_hash = policy_hash(folder)
+        self._batch_size = batch_size
+        self._device = pick_device(device)
+        self._dtype = pick_dtype(dtype, self._device)
+        self._tokenizer = load_tokenizer(folder)
+        if not self._tokenizer.chat_template:
+            raise SelfimpError(
+                "the tokenizer has no chat template",
+                where=str(folder),
+                fix="use an instruction-tuned model, or save a chat template with the tokenizer",
+            )
+        name: DtypeName = "bfloat16" if self._dtype == torch.bfloat16 else "float32"
+        self._model = load_model(folder, name, self._device)
+        self._layers = self._model.config.get_text_config(decoder=True).num_hidden_layers
+        ends = self._model.generation_config.eos_token_id
+        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self._adopt_attention(folder)
+
+    def describe(self) -> dict[str, Any]:
+        """All that can change a score without the weights changing."""
+        return {
+            "engine": "transformers",
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device,
+            "batch_size": self._batch_size,
+            "padding": "left, longest prompts first",
+            "prefix": "common to the call, prefilled once",
+            "attention": ATTENTION,
+        }
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_tokens: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[list[Completion]]:
+        """Yields the completions of `requests` batch by batch, longest prompts first, each exactly once.
+
+        The end-of-turn token counts as a completion token and its probability is in `sum_logprob`.
+
+        Args:
+            requests: those with equal messages share one prefill when adjacent.
+            sampling: how tokens are drawn.
+            on_tokens: called after each step with the number of tokens just drawn.
+        """
+        groups = [
+            _Group(self._encode(messages), tuple(members))
+            for messages, members in groupby(requests, key=lambda request: request.messages)
+        ]
+        if not groups:
+            return
+        shared = _common_prefix([group.tokens for group in groups])
+        prefix = self._prefill_prefix(shared)
+        for batch in _batches(groups, self._batch_size):
+            yield self._decode(batch, len(shared), prefix, sampling, on_tokens)
+
+    def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        encoded = self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_dict=True
+        )
+        return tuple(encoded["input_ids"])
+
+    def _forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: "_RowCache"
+    ) -> torch.Tensor:
+        """Logits of the last position, shape (rows, vocabulary); appends to the cache.
+
+        Args:
+            tokens, positions: shape (rows, new).
+            mask: added to the attention scores, shape (rows, 1, new, cached + new).
+        """
+        output = self._model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    @torch.inference_mode()
+    def _prefill_prefix(self, shared: tuple[int, ...]) -> "_RowCache":
+        cache = _RowCache(self._layers, rows=1, capacity=len(shared))
+        if shared:
+            positions = torch.arange(len(shared), device=self._device)[None]
+            tokens = torch.tensor([shared], device=self._device)
+            self._forward(tokens, positions, self._causal_mask([len(shared)], len(shared), 0), cache)
+        return cache
+
+    def _causal_mask(self, lengths: list[int], width: int, before: int) -> torch.Tensor:
+        """The mask of left-padded prompts behind `before` cached tokens: (rows, 1, width, before + width)."""
+        steps = torch.arange(width, device=self._device)
+        padding = width - torch.tensor(lengths, device=self._device)
+        hidden = (steps[None, None, :] > steps[None, :, None]) | (
+            steps[None, None, :] < padding[:, None, None]
+        )
+        mask = torch.zeros(len(lengths), 1, width, before + width, dtype=self._dtype, device=self._device)
+        mask[..., before:].masked_fill_(hidden[:, None], torch.finfo(self._dtype).min)
+        return mask
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        batch: list[_Group],
+        before: int,
+        prefix: "_RowCache",
+        sampling: Sampling,
+        on_tokens: Callable[[int], None],
+    ) -> list[Completion]:
+        """The completions of one batch; `prefix` holds the first `before` tokens of every prompt."""
+        requests = [request for group in batch for request in group.requests]
+        lengths = [len(group.tokens) - before for group in batch for _ in group.requests]
+        width = max(lengths)
+        cache = _RowCache(self._layers, len(requests), before + width + sampling.max_new_tokens)
+        logits = self._prefill(batch, before, width, prefix, cache)
+
+        row_lengths = torch.tensor(lengths, device=self._device)
+        mask = self._decode_mask(row_lengths, before, width, cache.capacity)
+        positions = before + row_lengths[:, None]
+        uniforms = _uniforms(requests, sampling).to(self._device)
+        tokens_of: list[list[int]] = [[] for _ in requests]
+        logprob_of = [0.0] * len(requests)
+        rows = list(range(len(requests)))  # which request each row of the batch is for
+        for step in range(sampling.max_new_tokens):
+            drawn, logprobs = _draw(logits, uniforms[:, step], sampling)
+            on_tokens(len(rows))
+            alive = []
+            for row, (token, logprob) in enumerate(zip(drawn.tolist(), logprobs.tolist(), strict=True)):
+                tokens_of[rows[row]].append(token)
+                logprob_of[rows[row]] += logprob
+                alive.append(token not in self._ends)
+            if step + 1 == sampling.max_new_tokens or not any(alive):
+                break
+            if not all(alive):
+                order = _fill_holes(alive)
+                cache.keep(order)
+                picked = torch.tensor(order, device=self._device)
+                drawn, positions, mask, uniforms = (
+                    tensor[picked] for tensor in (drawn, positions, mask, uniforms)
+                )
+                rows = [rows[row] for row in order]
+            end = before + width + step + 1
+            logits = self._forward(drawn[:, None], positions + step, mask[..., :end], cache)
+        return [
+            self._completion(request, tokens, logprob, before + length)
+            for request, tokens, logprob, length in zip(requests, tokens_of, logprob_of, lengths, strict=True)
+        ]
+
+    def _prefill(
+        self, batch: list[_Group], before: int, width: int, prefix: "_RowCache", cache: "_RowCache"
+    ) -> torch.Tensor:
+        """Fills the cache with each prompt once per request; the logits after the prompts, per request."""
+        pieces, filled = [], 0
+        prompts_at_a_time = max(1, _PREFILL_TOKENS // width)
+        for start in range(0, len(batch), prompts_at_a_time):
+            part = batch[start : start + prompts_at_a_time]
+            suffixes = [group.tokens[before:] for group in part]
+            lengths = [len(suffix) for suffix in suffixes]
+            tokens = torch.tensor(
+                [(0,) * (width - len(suffix)) + suffix for suffix in suffixes], device=self._device
+            )
+            steps = torch.arange(width, device=self._device)[None]
+            padding = width - torch.tensor(lengths, device=self._device)[:, None]
+            positions = before + (steps - padding).clamp(min=0)
+            prompts = _RowCache(self._layers, len(part), before + width)
+            prompts.fill(0, prefix, [0] * len(part))
+            logits = self._forward(tokens, positions, self._causal_mask(lengths, width, before), prompts)
+            copies = [index for index, group in enumerate(part) for _ in group.requests]
+            cache.fill(filled, prompts, copies)
+            pieces.append(logits[torch.tensor(copies, device=self._device)])
+            filled += len(copies)
+        return torch.cat(pieces)
+
+    def _decode_mask(self, lengths: torch.Tensor, before: int, width: int, capacity: int) -> torch.Tensor:
+        """Hides each row's padding while one token at a time is appended: (rows, 1, 1, capacity)."""
+        columns = torch.arange(capacity, device=self._device)[None]
+        padded = (columns >= before) & (columns < before + width - lengths[:, None])
+        mask = torch.zeros(padded.shape, dtype=self._dtype, device=self._device)
+        return mask.masked_fill_(padded, torch.finfo(self._dtype).min)[:, None, None]
+
+    def _completion(self, request: Request, tokens: list[int], logprob: float, prompt: int) -> Completion:
+        return Completion(
+            request_id=request.request_id,
+            response=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            prompt_tokens=prompt,
+            completion_tokens=len(tokens),
+            sum_logprob=logprob,
+            finish_reason="stop" if tokens[-1] in self._ends else "length",
+        )
+
+    @torch.inference_mode()
+    def _adopt_attention(self, folder: Path) -> None:
+        """Switches the model to this engine's attention, once it gave the logits of the model's own."""
+        lengths = [5, 9]
+        prompts = [[token % self._model.config.vocab_size for token in range(11, 11 + n)] for n in lengths]
+        expected = torch.stack(
+            [self._model(torch.tensor([ids], device=self._device)).logits[0, -1] for ids in prompts]
+        )
+        AttentionInterface.register(ATTENTION, _grouped_attention)
+        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        self._model.set_attn_implementation(ATTENTION)
+        groups = [_Group(tuple(ids), (Request("", (), 0),)) for ids in prompts]
+        actual = self._prefill(
+            groups, 0, max(lengths), self._prefill_prefix(()), _RowCache(self._layers, 2, max(lengths))
+        )
+        config = self._model.config.get_text_config(decoder=True)
+        partial = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+        scale = expected.abs().max()
+        if partial or (expected - actual).abs().max() > 0.05 * scale:
+            raise SelfimpError(
+                f"the transformers engine does not compute this architecture ({config.model_type}) rightly",
+                where=str(folder),
+                fix="use a model with plain full attention (Llama, Qwen, SmolLM and the like), or another engine",
+            )
+
+
+class _RowLayer(DynamicLayer):
+    """Keys and values of one layer in buffers of a fixed capacity, written in place."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        super().__init__()
+        self.rows, self.capacity, self.length = rows, capacity, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        shape = (self.rows, key_states.shape[1], self.capacity)
+        self.keys = key_states.new_empty(*shape, key_states.shape[3])
+        self.values = value_states.new_empty(*shape, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        self.keys[: self.rows, :, self.length : end] = key_states
+        self.values[: self.rows, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+class _RowCache(Cache):
+    """A key-value cache whose rows can be filled from another cache and dropped one by one."""
+
+    def __init__(self, layers: int, rows: int, capacity: int) -> None:
+        super().__init__(layers=[_RowLayer(rows, capacity) for _ in range(layers)])
+        self.capacity = capacity
+
+    def fill(self, start: int, source: "_RowCache", picked: list[int]) -> None:
+        """Copies rows `picked` of `source` to the rows from `start` on."""
+        for layer, other in zip(self.layers, source.layers, strict=True):
+            if not other.is_initialized:
+                continue
+            if not layer.is_initialized:
+                layer.lazy_initialization(other.keys, other.values)
+            index = torch.tensor(picked, device=other.keys.device)
+            rows = slice(start, start + len(picked))
+            layer.keys[rows, :, : other.length] = other.keys[index, :, : other.length]
+            layer.values[rows, :, : other.length] = other.values[index, :, : other.length]
+            layer.length = other.length
+
+    def keep(self, order: list[int]) -> None:
+        """Makes row `order[i]` the new row i; only rows that change place are copied."""
+        moved = [(new, old) for new, old in enumerate(order) if new != old]
+        for layer in self.layers:
+            layer.rows = len(order)
+            if moved:
+                new, old = (torch.tensor(side, device=layer.keys.device) for side in zip(*moved, strict=True))
+                layer.keys[new, :, : layer.length] = layer.keys[old, :, : layer.length]
+                layer.values[new, :, : layer.length] = layer.values[old, :, : layer.length]
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in which the query heads that share a key head become further queries of that head.
+
+    Equal to repeating keys and values, which the stock attention does at every step, without the copy.
+    Shapes: query (rows, heads, new, size), key and value (rows, key heads, cached, size), mask
+    (rows, 1, new, cached); the result is (rows, new, heads, size).
+    """
+    rows, heads, new, size = query.shape
+    sharing = heads // key.shape[1]
+    mask = attention_mask.repeat(1, 1, sharing, 1) if new > 1 else attention_mask
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, key.shape[1], sharing * new, size), key, value, attn_mask=mask, scale=scaling
+    )
+    return output.reshape(rows, heads, new, -1).transpose(1, 2).contiguous(), None
+
+
+def _common_prefix(prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all prompts begin with, leaving at least one token of each."""
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    length = 0
+    while length < limit and first[length] == last[length]:
+        length += 1
+    return first[:length]
+
+
+def _batches(groups: list[_Group], size: int) -> Iterator[list[_Group]]:
+    """Cuts groups into batches of `size` requests, longest prompts first; a group may span two batches."""
+    batch: list[_Group] = []
+    room = size
+    for group in sorted(groups, key=lambda group: -len(group.tokens)):
+        waiting = group.requests
+        while waiting:
+            batch.append(_Group(group.tokens, waiting[:room]))
+            waiting = waiting[room:]
+            room -= len(batch[-1].requests)
+            if room == 0:
+                yield batch
+                batch, room = [], size
+    if batch:
+        yield batch
+
+
+def _fill_holes(alive: list[bool]) -> list[int]:
+    """The surviving rows in an order that moves as few as possible: the last ones into the gaps."""
+    count = sum(alive)
+    late = iter([row for row in range(count, len(alive)) if alive[row]])
+    return [row if alive[row] else next(late) for row in range(count)]
+
+
+def _uniforms(requests: list[Request], sampling: Sampling) -> torch.Tensor:
+    """The numbers in [0, 1) that decide each draw, from each request's own seed: (requests, steps)."""
+    if sampling.temperature == 0:
+        return torch.zeros(len(requests), sampling.max_new_tokens)
+    return torch.from_numpy(
+        np.stack(
+            [
+                np.random.default_rng(request.seed).random(sampling.max_new_tokens, dtype=np.float32)
+                for request in requests
+            ]
+        )
+    )
+
+
+def _draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row and its log-probability under the untempered policy, in nats.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        uniforms: shape (rows,), in [0, 1); the token is where the cumulative probability passes it.
+        sampling: temperature and nucleus.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        tokens = logits.argmax(-1, keepdim=True)
+    else:
+        mass = _nucleus((logits / sampling.temperature).softmax(-1), sampling.top_p).cumsum(-1)
+        total = mass[:, -1:]
+        # Held below the total, or rounding could pick a token beyond the last possible one.
+        target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+        tokens = torch.searchsorted(mass, target, right=True)
+    logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
+    return tokens[:, 0], logprobs[:, 0]
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Zeroes all but the smallest set of likeliest tokens whose mass reaches `top_p`."""
+    if top_p >= 1:
+        return probabilities
+    ordered, index = probabilities.sort(-1, descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return probabilities.scatter(-1, index, ordered.masked_fill(outside, 0))

@@ -1,0 +1,92 @@
+"""The stage generated_corpus: tasks, samples and rewards of a round."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
+from selfimp_dagster.lifecycle.rewards import answer_rewards
+from selfimp_dagster.lifecycle.sampling import DurableSampler
+from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact, ArtifactStore
+from selfimp_dagster.tasks.pools import draw_pool, pool_seed, tasks_frame
+
+ASSET = "generated_corpus"
+
+
+def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]) -> Artifact:
+    """Runs the recipe's acquisition method on the incumbent and has every sample judged.
+
+    `overrides` replace parameters of the method for this run; `tasks` replaces the size of the
+    train pool.
+    """
+    started = time.monotonic()
+    policy, start = read_policy(bench.store, key)
+    campaign = policy.campaign
+    parameters_given = dict(overrides)
+    size = parameters_given.pop("tasks", campaign.pools.train)
+    choice = campaign.recipe.acquisition.with_parameters(parameters_given)
+    method, parameters = choice.resolve("acquisition")
+    draft = bench.store.draft(
+        key,
+        ASSET,
+        parents={"incumbent_policy": start.data_version},
+        config={"acquisition": choice.model_dump(mode="json"), "tasks": size},
+    )
+    engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
+    sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
+
+    def draw(wanted: int, weights: Mapping[str, float]) -> pl.DataFrame:
+        drawn = draw_pool(
+            "train",
+            campaign.skills,
+            wanted,
+            seed=pool_seed("train", campaign.seed, key.number),
+            evaluation_share=campaign.pools.evaluation_share,
+            base_folder=bench.campaigns,
+            skill_weights=weights,
+        )
+        return tasks_frame(drawn.tasks, "train")
+
+    context = AcquisitionContext(
+        draw=draw,
+        sample=sampler.sample,
+        messages=campaign.messages,
+        offered=_offered(bench.store, policy),
+        skill_weights=_skill_weights(policy),
+        size=size,
+        seed=policy.seed,
+    )
+    corpus: Corpus = method.function(context, parameters)
+    rewards = answer_rewards(corpus.tasks, corpus.samples)
+    draft.write_table("tasks", corpus.tasks, TASKS)
+    draft.write_table("samples", corpus.samples, SAMPLES)
+    draft.write_table("rewards", rewards, REWARDS)
+    return draft.commit(
+        facts={
+            "tasks": corpus.tasks.height,
+            "samples": corpus.samples.height,
+            "pass_rate": rewards["value"].mean(),
+            "engine": engine.describe(),
+        },
+        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},
+    )
+
+
+def _skill_weights(policy: Policy) -> Mapping[str, float]:
+    """Each skill's share of the generation budget: as directed, else as the campaign mixes them."""
+    directed = (directive.weights for directive in policy.directives if directive.kind == "shift_budget")
+    return next(directed, policy.campaign.skill_weights)
+
+
+def _offered(store: ArtifactStore, policy: Policy) -> Corpus:
+    """The accepted refined outputs of the parent round; empty for a first round."""
+    if policy.parent is None:
+        return Corpus(TASKS.to_frame(), SAMPLES.to_frame())
+    refined = store.open(RoundKey.parse(policy.parent), "refined_outputs")
+    return Corpus(refined.table("offered_tasks", TASKS), refined.table("offered_samples", SAMPLES))

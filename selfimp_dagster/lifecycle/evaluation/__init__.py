@@ -1,0 +1,1 @@
+"""Evaluation: scores with intervals, the verdict on a candidate, and whether a next round starts."""

@@ -1,0 +1,66 @@
+"""What an evaluation says of a round: scores, verdict, cost."""
+
+from pydantic import BaseModel, ConfigDict
+
+from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
+from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import ArtifactStore
+
+ASSET = "eval_report"
+
+
+class Score(BaseModel):
+    """Accuracy of one arm on one suite, on the campaign's mix, with its 95 % interval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    arm: str
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+class SkillScore(Score):
+    """Accuracy of one arm on the items of one skill in one suite."""
+
+    skill: str
+
+
+class StageCost(BaseModel):
+    """What a stage of the round took."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    tokens: int
+
+
+class EvalReport(BaseModel):
+    """The report of a round. `fingerprint` names the harness that measured both arms."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    round: str
+    fingerprint: str
+    harness: dict[str, object]
+    scores: tuple[Score, ...]
+    skills: tuple[SkillScore, ...]
+    verdict: Verdict
+    summary: RoundSummary
+    costs: dict[str, StageCost]
+
+    def score(self, suite: str, arm: str) -> Score | None:
+        """The score of an arm on a suite, or none if the campaign has no such suite."""
+        return next((s for s in self.scores if (s.suite, s.arm) == (suite, arm)), None)
+
+
+def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:
+    """The evaluation report of a round.
+
+    Raises:
+        SelfimpError: there is none, or it was altered.
+    """
+    return EvalReport.model_validate(store.open(key, ASSET).json("report"))

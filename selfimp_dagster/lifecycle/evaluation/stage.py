@@ -1,0 +1,171 @@
+"""The stage eval_report: incumbent and candidate on the same items, and the verdict."""
+
+import time
+from pathlib import Path
+
+import polars as pl
+
+from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
+from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
+from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+from selfimp_dagster.lifecycle.evaluation.promotion import judge
+from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, Score, SkillScore, StageCost
+from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
+from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
+from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
+from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.records import EVALUATIONS, TASKS, frame
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact, ArtifactStore
+from selfimp_dagster.tasks.pools import tasks_from_frame
+from selfimp_dagster.tasks.verifiers import verify
+
+_BEFORE = ("generated_corpus", "selected_subset", "checkpoint", "refined_outputs")
+
+
+def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
+    """Measures incumbent and candidate on identical items and gives the verdict.
+
+    Answers that the same weights gave to the same item under the same harness in an earlier round of
+    the line are taken from there: greedy decoding would only repeat them.
+    """
+    started = time.monotonic()
+    policy, start = read_policy(bench.store, key)
+    campaign = policy.campaign
+    checkpoint = bench.store.open(key, "checkpoint")
+    before = {asset: bench.store.open(key, asset, verify=False) for asset in _BEFORE}
+    draft = bench.store.draft(
+        key,
+        ASSET,
+        parents={
+            "incumbent_policy": start.data_version,
+            **{asset: artifact.data_version for asset, artifact in before.items()},
+        },
+        config={
+            "evaluation": campaign.evaluation.model_dump(mode="json"),
+            "promotion": campaign.promotion.model_dump(mode="json"),
+        },
+    )
+    items = evaluation_items(campaign, key.number, bench.campaigns)
+    draft.write_table("items", items, TASKS)
+    answered = _earlier_answers(bench.store, policy)
+    arms = {
+        "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
+        "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
+    }
+    tables, tokens = [], 0
+    for arm, (folder, weights) in arms.items():
+        table, spent = _answers(bench, policy, draft.folder, items, answered, arm, folder, weights)
+        tables.append(table)
+        tokens += spent
+    evaluations = pl.concat(tables)
+    draft.write_table("evaluations", evaluations, EVALUATIONS)
+    verdict = judge(
+        evaluations,
+        campaign.promotion,
+        campaign.skill_weights,
+        campaign.continuation.rounds,
+        key.number,
+    )
+    scores = tuple(
+        Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
+        for suite, by_arm in suite_scores(evaluations, campaign.skill_weights).items()
+        for arm, e in by_arm.items()
+    )
+    skills = tuple(SkillScore(**row) for row in skill_scores(evaluations).iter_rows(named=True))
+    costs = {asset: StageCost(**artifact.measurements) for asset, artifact in before.items()}
+    costs[ASSET] = StageCost(seconds=time.monotonic() - started, tokens=tokens)
+    in_force = "candidate" if verdict.promoted else "incumbent"
+    engine = bench.engines.engine(*arms["candidate"], campaign.evaluation.dtype)
+    measured_by = harness(campaign, engine.describe())
+    report = EvalReport(
+        round=str(key),
+        fingerprint=fingerprint(measured_by),
+        harness=measured_by,
+        scores=scores,
+        skills=skills,
+        verdict=verdict,
+        summary=RoundSummary(
+            round=str(key),
+            parent=policy.parent,
+            promoted=verdict.promoted,
+            accuracy={s.suite: s.accuracy for s in scores if s.arm == in_force},
+            per_skill={s.skill: s.accuracy for s in skills if (s.arm, s.suite) == (in_force, "anchor")},
+            alarms=verdict.alarms,
+            tokens=sum(cost.tokens for cost in costs.values()),
+            seconds=sum(cost.seconds for cost in costs.values()),
+        ),
+        costs=costs,
+    )
+    draft.write_json("report", report.model_dump(mode="json"))
+    return draft.commit(
+        facts={
+            "promoted": verdict.promoted,
+            "fingerprint": report.fingerprint,
+            "policy_hash": arms[in_force][1],
+        },
+        measurements=costs[ASSET].model_dump(),
+    )
+
+
+def _answers(
+    bench: Workbench,
+    policy: Policy,
+    folder: Path,
+    items: pl.DataFrame,
+    answered: pl.DataFrame,
+    arm: str,
+    weights: Path,
+    policy_hash: str,
+) -> tuple[pl.DataFrame, int]:
+    """The rows of one arm, and the tokens that measuring it took."""
+    campaign = policy.campaign
+    engine = bench.engines.engine(weights, policy_hash, campaign.evaluation.dtype)
+    print_ = fingerprint(harness(campaign, engine.describe()))
+    reusable = answered.filter(
+        (pl.col("policy_hash") == policy_hash)
+        & (pl.col("fingerprint") == print_)
+        & pl.col("item_id").is_in(items["task_id"].implode())
+    ).unique("item_id", keep="first", maintain_order=True)
+    known = {row["item_id"]: row for row in reusable.iter_rows(named=True)}
+    sampler = DurableSampler(engine, policy_hash, policy.round, folder / ".parts", bench.progress)
+    asked = [item for item in items.iter_rows(named=True) if item["task_id"] not in known]
+    answers = sampler.sample(
+        [SampleRequest(item["task_id"], campaign.messages(item["prompt"]), 0) for item in asked],
+        answering(campaign),
+        generation="SE",
+        label=f"evaluating {arm}",
+    )
+    drawn = {row["task_id"]: row for row in answers.iter_rows(named=True)}
+    rows = []
+    for pool, task in zip(items["pool"], tasks_from_frame(items), strict=True):
+        answer = known.get(task.task_id) or drawn[task.task_id]
+        judgement = verify(task, answer["response"])
+        flags = {
+            "empty": not answer["response"].strip(),
+            "truncated": answer.get("finish_reason") == "length" or "truncated" in answer.get("flags", ()),
+            "verifier_error": judgement.error,
+        }
+        rows.append(
+            {
+                "item_id": task.task_id,
+                "suite": pool,
+                "skill": task.skill,
+                "arm": arm,
+                "policy_hash": policy_hash,
+                "response": answer["response"],
+                "score": judgement.value,
+                "flags": [flag for flag, raised in flags.items() if raised],
+                "evidence": judgement.evidence,
+                "prompt_tokens": answer["prompt_tokens"],
+                "completion_tokens": answer["completion_tokens"],
+                "fingerprint": print_,
+                "reused": task.task_id in known,
+            }
+        )
+    return frame(rows, EVALUATIONS), sampler.tokens
+
+
+def _earlier_answers(store: ArtifactStore, policy: Policy) -> pl.DataFrame:
+    reports = (store.open(RoundKey.parse(ancestor), ASSET) for ancestor in policy.ancestors)
+    return pl.concat([EVALUATIONS.to_frame(), *(report.table("evaluations", EVALUATIONS) for report in reports)])

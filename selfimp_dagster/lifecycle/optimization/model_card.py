@@ -1,0 +1,40 @@
+"""The README.md that lies beside a candidate's weights."""
+
+import json
+from typing import Any
+
+from selfimp_dagster.campaign import MethodChoice
+from selfimp_dagster.lifecycle.policy import Policy
+
+
+def model_card(policy: Policy, choice: MethodChoice, facts: dict[str, Any]) -> str:
+    """A model card in the hub's format: what this was trained from, on what, and how."""
+    campaign = policy.campaign
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [self-improvement, selfimp_dagster]
+---
+
+# {policy.round}
+
+Candidate of round `{policy.round}` of the self-improvement campaign `{campaign.name}`.
+
+| | |
+|---|---|
+| base model | `{campaign.model}` |
+| starting weights (sha256) | `{policy.policy_hash}` |
+| these weights (sha256) | `{facts["policy_hash"]}` |
+| skills | {", ".join(campaign.skills)} |
+| rows trained on | {facts["rows"]}, written by the model itself and verified |
+| final training loss | {facts["final_loss"]:.4f} |
+
+Optimization `{choice.method}`:
+
+```json
+{json.dumps(choice.parameters, indent=2, sort_keys=True)}
+```
+
+Whether it was promoted is said by the round's `eval_report`, not here. Load it with
+`AutoModelForCausalLM.from_pretrained(folder)`.
+"""

@@ -1,0 +1,162 @@
+"""Which weights a round starts from, and what else it is given: the head of every round."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from selfimp_dagster.campaign import Campaign, load_campaign
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.continuation import decide
+from selfimp_dagster.lifecycle.evaluation.directives import Directive
+from selfimp_dagster.lifecycle.history import read_history
+from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.source import resolve_model
+from selfimp_dagster.records import derive_seed
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact, ArtifactStore
+
+ASSET = "incumbent_policy"
+
+
+class Policy(BaseModel):
+    """The start of a round.
+
+    `parent` is the round before it in its line (none for a first round), `ancestors` that line from
+    its first round on, `weights_round` the round whose checkpoint the weights are (none: the base model).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    round: str
+    parent: str | None
+    ancestors: tuple[str, ...]
+    weights_round: str | None
+    policy_hash: str
+    seed: int
+    directives: tuple[Directive, ...]
+    tokens_left: int | None
+    seconds_left: float | None
+    campaign: Campaign
+
+    @property
+    def line(self) -> tuple[RoundKey, ...]:
+        """The rounds that led here, from the first to this one."""
+        return tuple(RoundKey.parse(text) for text in (*self.ancestors, self.round))
+
+
+def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None) -> Artifact:
+    """Fixes what round `key` starts from: the base model, or what its parent round left in force.
+
+    `parent` starts a branch from any earlier round of the campaign; without it the parent is the
+    round before.
+
+    Raises:
+        SelfimpError: the campaign cannot be read, or the parent round has no evaluation report yet.
+    """
+    campaign = load_campaign(bench.campaigns / f"{key.campaign}.yaml")
+    if parent is None and key.number > 0:
+        parent = RoundKey(key.campaign, key.number - 1)
+    if parent is not None and (parent.campaign != key.campaign or parent >= key):
+        raise SelfimpError(
+            f"{parent} cannot be the parent of {key}",
+            where="incumbent_policy: parent",
+            fix="name an earlier round of the same campaign",
+        )
+    if parent is None:
+        base = resolve_model(campaign.model, bench.models)
+        policy = Policy(
+            round=str(key),
+            parent=None,
+            ancestors=(),
+            weights_round=None,
+            policy_hash=policy_hash(base),
+            seed=derive_seed(campaign.seed, key.number),
+            directives=(),
+            tokens_left=campaign.continuation.budget.tokens,
+            seconds_left=campaign.continuation.budget.seconds,
+            campaign=campaign,
+        )
+        parents = {}
+    else:
+        policy, parents = _continue_from(bench, key, parent, campaign)
+    draft = bench.store.draft(key, ASSET, parents=parents, config=campaign.model_dump(mode="json"))
+    draft.write_json("policy", policy.model_dump(mode="json"))
+    return draft.commit(
+        facts={"policy_hash": policy.policy_hash, "parent": policy.parent, "weights_round": policy.weights_round},
+        measurements={},
+    )
+
+
+def _continue_from(
+    bench: Workbench, key: RoundKey, parent: RoundKey, campaign: Campaign
+) -> tuple[Policy, dict[str, str]]:
+    store = bench.store
+    if not store.has(parent, "eval_report"):
+        raise SelfimpError(
+            f"its parent round {parent} has no evaluation report yet",
+            where=f"{key} incumbent_policy",
+            fix=f"finish round {parent} first (materialize its eval_report), or name another parent",
+        )
+    before, _ = read_policy(store, parent)
+    report = store.open(parent, "eval_report")
+    parents = {f"{parent}/eval_report": report.data_version}
+    if report.facts["promoted"]:
+        checkpoint = store.open(parent, "checkpoint", verify=False)
+        if checkpoint.data_version != report.manifest.parents["checkpoint"]:
+            raise SelfimpError(
+                f"the checkpoint of {parent} is not the one that its evaluation report promoted",
+                where=f"{key} incumbent_policy",
+                fix=f"materialize refined_outputs and eval_report of {parent} again",
+            )
+        parents[f"{parent}/checkpoint"] = checkpoint.data_version
+        weights_round, weights_hash = str(parent), checkpoint.facts["policy_hash"]
+    else:
+        weights_round, weights_hash = before.weights_round, before.policy_hash
+    ancestors = (*before.ancestors, str(parent))
+    history = read_history(store, before.line)
+    budget = campaign.continuation.budget
+    policy = Policy(
+        round=str(key),
+        parent=str(parent),
+        ancestors=ancestors,
+        weights_round=weights_round,
+        policy_hash=weights_hash,
+        seed=derive_seed(campaign.seed, key.number),
+        directives=decide(history, campaign.continuation, campaign.skill_weights).directives,
+        tokens_left=None if budget.tokens is None else budget.tokens - sum(r.tokens for r in history),
+        seconds_left=None if budget.seconds is None else budget.seconds - sum(r.seconds for r in history),
+        campaign=campaign,
+    )
+    return policy, parents
+
+
+def read_policy(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
+    """The start of a round, with the artifact that records it.
+
+    Raises:
+        SelfimpError: the round was not started, or the record was altered.
+    """
+    artifact = store.open(key, ASSET)
+    return Policy.model_validate(artifact.json("policy")), artifact
+
+
+def incumbent_weights(bench: Workbench, policy: Policy) -> Path:
+    """The folder of the weights that the round starts from.
+
+    Raises:
+        SelfimpError: they are missing or are not the weights that the round was started with.
+    """
+    if policy.weights_round is not None:
+        checkpoint = bench.store.open(RoundKey.parse(policy.weights_round), "checkpoint")
+        folder, found = checkpoint.folder / "model", checkpoint.facts["policy_hash"]
+    else:
+        folder = resolve_model(policy.campaign.model, bench.models)
+        found = policy_hash(folder)
+    if found != policy.policy_hash:
+        raise SelfimpError(
+            f"the weights have the hash {found[:16]}, the round was started with {policy.policy_hash[:16]}",
+            where=f"{policy.round} incumbent_policy",
+            fix="materialize incumbent_policy of the round again to start it from the weights that are there",
+        )
+    return folder

@@ -1,0 +1,38 @@
+"""What a refinement method is given, and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from selfimp_dagster.engines.base import Message
+from selfimp_dagster.lifecycle.acquisition.corpus import Sample
+
+
+@dataclass(frozen=True)
+class RefinementContext:
+    """What a method may use: tasks (records.TASKS), their plain greedy answers, and the candidate.
+
+    `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks.
+    """
+
+    tasks: pl.DataFrame
+    before: pl.DataFrame
+    sample: Sample
+    messages: Callable[[str], tuple[Message, ...]]
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The answer of a method to one task.
+
+    `sample_id` is the sample that carries the answer, `agreement` how sure the method is of it
+    (0 to 1), `tokens` what it cost on top of the greedy answer.
+    """
+
+    task_id: str
+    sample_id: str
+    agreement: float
+    tokens: int

@@ -1,0 +1,153 @@
+"""The stage refined_outputs: the candidate's answers with and without inference refinement."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from selfimp_dagster.engines.base import Sampling
+from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext
+from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
+from selfimp_dagster.lifecycle.rewards import answer_rewards
+from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.records import REFINEMENTS, REWARDS, SAMPLES, TASKS, derive_seed, frame
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact
+from selfimp_dagster.tasks.pools import draw_pool, tasks_frame, tasks_from_frame
+from selfimp_dagster.tasks.verifiers import comparable_answer
+
+ASSET = "refined_outputs"
+
+
+def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]) -> Artifact:
+    """Answers unseen train tasks with the candidate, greedily and refined, and has both judged.
+
+    The tasks come from the train pool and were not in the round's corpus, so that accepted answers
+    may be trained on next round. Accepted means judged right by the task's verifier.
+    """
+    started = time.monotonic()
+    policy, start = read_policy(bench.store, key)
+    campaign = policy.campaign
+    corpus = bench.store.open(key, "generated_corpus")
+    checkpoint = bench.store.open(key, "checkpoint")
+    choice = campaign.recipe.refinement.with_parameters(overrides)
+    method, parameters = choice.resolve("refinement")
+    draft = bench.store.draft(
+        key,
+        ASSET,
+        parents={
+            "incumbent_policy": start.data_version,
+            "generated_corpus": corpus.data_version,
+            "checkpoint": checkpoint.data_version,
+        },
+        config={"refinement": choice.model_dump(mode="json")},
+    )
+    candidate = checkpoint.facts["policy_hash"]
+    engine = bench.engines.engine(checkpoint.folder / "model", candidate)
+    sampler = DurableSampler(engine, candidate, str(key), draft.folder / ".parts", bench.progress)
+    tasks = _unseen_tasks(bench, policy, corpus.table("tasks", TASKS), parameters.tasks)
+    max_new_tokens = campaign.evaluation.max_new_tokens
+    before = sampler.sample(
+        [
+            SampleRequest(task["task_id"], campaign.messages(task["prompt"]), 0)
+            for task in tasks.iter_rows(named=True)
+        ],
+        Sampling(max_new_tokens=max_new_tokens, temperature=0),
+        generation="SE",
+        label="answering",
+    )
+    context = RefinementContext(
+        tasks=tasks,
+        before=before,
+        sample=sampler.sample,
+        messages=campaign.messages,
+        max_new_tokens=max_new_tokens,
+        seed=derive_seed(policy.seed, ASSET),
+    )
+    drawn, refined = method.function(context, parameters)
+    samples = pl.concat([before, drawn])
+    rewards = answer_rewards(tasks, samples)
+    table = compare(tasks, before, samples, rewards, refined)
+    accepted = table.filter("accepted")
+    draft.write_table("tasks", tasks, TASKS)
+    draft.write_table("samples", samples, SAMPLES)
+    draft.write_table("rewards", rewards, REWARDS)
+    draft.write_table("refinements", table, REFINEMENTS)
+    draft.write_table("offered_tasks", tasks.join(accepted, on="task_id", how="semi"), TASKS)
+    draft.write_table(
+        "offered_samples",
+        samples.join(accepted, left_on="sample_id", right_on="after_sample_id", how="semi"),
+        SAMPLES,
+    )
+    return draft.commit(
+        facts={
+            "tasks": tasks.height,
+            "accuracy_before": table["before_score"].mean(),
+            "accuracy_after": table["after_score"].mean(),
+            "right_to_wrong": table.filter(pl.col("flip") == "right->wrong").height,
+            "wrong_to_right": table.filter(pl.col("flip") == "wrong->right").height,
+            "accepted": accepted.height,
+            "tokens_before": table["before_tokens"].sum(),
+            "tokens_after": table["after_tokens"].sum(),
+            "engine": engine.describe(),
+        },
+        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},
+    )
+
+
+def compare(
+    tasks: pl.DataFrame,
+    before: pl.DataFrame,
+    samples: pl.DataFrame,
+    rewards: pl.DataFrame,
+    refined: list[Refined],
+) -> pl.DataFrame:
+    """One row of records.REFINEMENTS per task: both answers, both scores, the flip and its price."""
+    scores = dict(rewards.select("sample_id", "value").iter_rows())
+    responses = dict(samples.select("sample_id", "response").iter_rows())
+    rows = []
+    for task, plain, after in zip(
+        tasks_from_frame(tasks), before.iter_rows(named=True), refined, strict=True
+    ):
+        before_score, after_score = scores[plain["sample_id"]], scores[after.sample_id]
+        greedy_tokens = plain["prompt_tokens"] + plain["completion_tokens"]
+        rows.append(
+            {
+                "task_id": task.task_id,
+                "skill": task.skill,
+                "before_sample_id": plain["sample_id"],
+                "after_sample_id": after.sample_id,
+                "before_answer": comparable_answer(task, plain["response"]),
+                "after_answer": comparable_answer(task, responses[after.sample_id]),
+                "before_score": before_score,
+                "after_score": after_score,
+                "flip": _flip(before_score, after_score),
+                "agreement": after.agreement,
+                "before_tokens": greedy_tokens,
+                "after_tokens": greedy_tokens + after.tokens,
+                "accepted": after_score == 1.0,
+            }
+        )
+    return frame(rows, REFINEMENTS)
+
+
+def _flip(before: float, after: float) -> str:
+    if before == after:
+        return "none"
+    return "wrong->right" if after > before else "right->wrong"
+
+
+def _unseen_tasks(bench: Workbench, policy: Policy, seen: pl.DataFrame, size: int) -> pl.DataFrame:
+    """Train tasks that the round has not sampled; small families may have none left to give."""
+    campaign = policy.campaign
+    drawn = draw_pool(
+        "train",
+        campaign.skills,
+        size + seen.height,
+        seed=derive_seed(policy.seed, "unseen"),
+        evaluation_share=campaign.pools.evaluation_share,
+        base_folder=bench.campaigns,
+    )
+    return tasks_frame(drawn.tasks, "train").join(seen, on="task_id", how="anti").sort("task_id").head(size)

@@ -1,0 +1,105 @@
+"""Sampling that survives being killed: what was drawn is on disk, and is never drawn twice."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from selfimp_dagster.engines.base import Completion, Engine, Message, Request, Sampling
+from selfimp_dagster.progress import Progress
+from selfimp_dagster.records import SAMPLES, frame, sample_id
+from selfimp_dagster.store import write_error
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One response that a stage wants for a task."""
+
+    task_id: str
+    messages: tuple[Message, ...]
+    seed: int
+    parent_sample_id: str | None = None
+
+
+class DurableSampler:
+    """Draws samples from one set of weights and keeps them in `folder`, one Parquet file a batch.
+
+    Whatever is asked for again, in this process or after a crash, is read instead of drawn; rows
+    are keyed by their content id, so none is lost or doubled.
+    """
+
+    def __init__(
+        self, engine: Engine, policy_hash: str, round_key: str, folder: Path, progress: Progress
+    ) -> None:
+        self._engine, self._policy_hash, self._round = engine, policy_hash, round_key
+        self._folder, self._progress = folder, progress
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokens = 0
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, generation: str, label: str
+    ) -> pl.DataFrame:
+        """One row of records.SAMPLES per request, in the order of the requests.
+
+        `generation` is the survey's kind (SE, R or I), `label` what the progress bar is called.
+        """
+        wanted = {self._id(request, sampling): request for request in requests}
+        present = self._read()
+        missing = [id_ for id_ in wanted if id_ not in present]
+        with self._progress.stage(label, total=len(wanted), unit="samples") as bar:
+            bar.advance(len(wanted) - len(missing))
+            asked = [Request(id_, wanted[id_].messages, wanted[id_].seed) for id_ in missing]
+            for batch in self._engine.generate(asked, sampling):
+                rows = [self._row(c, wanted[c.request_id], sampling, generation) for c in batch]
+                self._write(rows)
+                present.update({row["sample_id"]: row for row in rows})
+                bar.advance(len(rows))
+        rows = [present[id_] for id_ in wanted]
+        self.tokens += sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+        return frame(rows, SAMPLES)
+
+    def _id(self, request: SampleRequest, sampling: Sampling) -> str:
+        return sample_id(
+            request.task_id, self._policy_hash, list(request.messages), sampling.model_dump(), request.seed
+        )
+
+    def _row(
+        self, completion: Completion, request: SampleRequest, sampling: Sampling, generation: str
+    ) -> dict[str, object]:
+        return {
+            "sample_id": completion.request_id,
+            "task_id": request.task_id,
+            "round": self._round,
+            "policy_hash": self._policy_hash,
+            "generation": generation,
+            "messages": list(request.messages),
+            "response": completion.response,
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": completion.completion_tokens,
+            "sum_logprob": completion.sum_logprob,
+            "mean_logprob": completion.sum_logprob / max(completion.completion_tokens, 1),
+            "finish_reason": completion.finish_reason,
+            "sampling": json.dumps(sampling.model_dump(), sort_keys=True),
+            "seed": request.seed,
+            "parent_sample_id": request.parent_sample_id,
+        }
+
+    def _read(self) -> dict[str, dict[str, object]]:
+        files = sorted(self._folder.glob("*.parquet"))
+        rows: Iterable[dict[str, object]] = (
+            row for file in files for row in pl.read_parquet(file).iter_rows(named=True)
+        )
+        return {str(row["sample_id"]): row for row in rows}
+
+    def _write(self, rows: list[dict[str, object]]) -> None:
+        path = self._folder / f"{rows[0]['sample_id']}.parquet"
+        partial = path.with_suffix(".partial")
+        try:
+            frame(rows, SAMPLES).write_parquet(partial)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise write_error(error, path) from error

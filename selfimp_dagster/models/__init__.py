@@ -1,0 +1,1 @@
+"""Policies on disk: where their weights come from, what identifies them, how they are loaded."""

@@ -1,0 +1,82 @@
+"""How library values look in the Dagster UI: links, tables, pictures, readable failures."""
+
+import base64
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+import polars as pl
+
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact
+
+_SAMPLE_ROWS = 10
+
+
+def round_link(asset: str, key: RoundKey | str) -> dg.UrlMetadataValue:
+    """A link to one partition of an asset, relative to the UI's root."""
+    return dg.MetadataValue.url(f"/assets/{asset}?view=partitions&partition={quote(str(key), safe='')}")
+
+
+def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """A picture that travels inside the metadata, so that the UI needs nothing else to show it."""
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def table(rows: pl.DataFrame, limit: int = _SAMPLE_ROWS) -> dg.TableMetadataValue:
+    """The first rows as a table; numbers are rounded, long text is cut."""
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({name: _cell(value) for name, value in row.items()})
+            for row in rows.head(limit).iter_rows(named=True)
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name, _column_type(kind)) for name, kind in rows.schema.items()]),
+    )
+
+
+def _column_type(kind: pl.DataType) -> str:
+    if kind.is_integer():
+        return "int"
+    if kind.is_float():
+        return "float"
+    return "bool" if kind == pl.Boolean else "string"
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if isinstance(value, float):
+        return round(value, 4)
+    if value is None or isinstance(value, bool | int):
+        return value
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def materialized(artifact: Artifact, metadata: Mapping[str, Any]) -> dg.MaterializeResult:
+    """The artifact as a materialization: its content hash is the data version."""
+    measured = artifact.measurements
+    costs: dict[str, Any] = {}
+    if measured:
+        costs = {"seconds": round(measured["seconds"], 1), "tokens": measured["tokens"]}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.data_version),
+        metadata={**metadata, **costs, "artifact": dg.MetadataValue.path(str(artifact.folder))},
+    )
+
+
+@contextmanager
+def readable_failures() -> Iterator[None]:
+    """Turns an error that is written for people into a failed step that shows just that.
+
+    Such an error would come again on every retry.
+    """
+    try:
+        yield
+    except SelfimpError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={"what": error.what, "where": error.where, "fix": error.fix},
+            allow_retries=False,
+        ) from error

@@ -1,0 +1,127 @@
+"""How long work shows that it is getting on: a bar in a terminal, a line in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichBars
+from rich.text import Text
+
+
+class Bar(Protocol):
+    """One long stage under way."""
+
+    def advance(self, amount: float = 1) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens a bar for a stage of `total` units; the bar closes with the context."""
+
+    def stage(self, label: str, total: float, unit: str) -> "ProgressContext": ...
+
+
+class ProgressContext(Protocol):
+    def __enter__(self) -> Bar: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class _SilentBar:
+    def advance(self, amount: float = 1) -> None:
+        pass
+
+
+class SilentProgress:
+    """Shows nothing: for tests and for callers that show progress themselves."""
+
+    @contextmanager
+    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        yield _SilentBar()
+
+
+class _LogBar:
+    def __init__(
+        self, log: Callable[[str], None], label: str, total: float, unit: str, every: float
+    ) -> None:
+        self._log, self._label, self._total, self._unit, self._every = log, label, total, unit, every
+        self._done = 0.0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, amount: float = 1) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last >= self._every and self._done < self._total:
+            self._last = now
+            self._log(self._line(now))
+
+    def finish(self) -> None:
+        self._log(self._line(time.monotonic()))
+
+    def _line(self, now: float) -> str:
+        elapsed = max(now - self._started, 1e-9)
+        rate = self._done / elapsed
+        line = (
+            f"{self._label}: {self._done:,.0f}/{self._total:,.0f} {self._unit}, "
+            f"{rate:,.1f} {self._unit}/s, {elapsed:.0f} s gone"
+        )
+        if 0 < self._done < self._total:
+            line += f", about {(self._total - self._done) / rate:.0f} s left"
+        return line
+
+
+class LogProgress:
+    """Writes a line with rate and time left every `every` seconds: for Dagster's log."""
+
+    def __init__(self, log: Callable[[str], None], every: float = 10.0) -> None:
+        self._log = log
+        self._every = every
+
+    @contextmanager
+    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        bar = _LogBar(self._log, label, total, unit, self._every)
+        yield bar
+        bar.finish()
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
+class _RichBar:
+    def __init__(self, bars: RichBars, task: int) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: float = 1) -> None:
+        self._bars.advance(self._task, amount)  # type: ignore[arg-type]
+
+
+class TerminalProgress:
+    """A live bar with rate and time left for each stage: for the command line."""
+
+    @contextmanager
+    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with RichBars(*columns) as bars:
+            yield _RichBar(bars, bars.add_task(label, total=total, unit=unit))

@@ -1,0 +1,186 @@
+"""The rows that stages hand to each other: fixed polars schemas and content-hash ids.
+
+An id is a hash of what the row says, so the same row has the same id on every machine and in
+every run, and a step that is run again can tell what it already has.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from selfimp_dagster.errors import SelfimpError
+
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+TASKS = pl.Schema(
+    {
+        "task_id": pl.String,
+        "pool": pl.String,  # train, anchor, fresh or guard
+        "skill": pl.String,
+        "suite": pl.String,  # where the task comes from: a suite kind and its family or file
+        "difficulty": pl.Float64,
+        "prompt": pl.String,
+        "answer": pl.String,  # null where only a program can judge
+        "verifier": pl.String,
+        "entry": pl.String,  # JSON that the verifier needs beyond the answer
+        "source": pl.String,  # generator, file, refined_outputs
+        "parent_ids": pl.List(pl.String),
+        "generation_depth": pl.Int64,  # 0: not written by a model
+    }
+)
+
+SAMPLES = pl.Schema(
+    {
+        "sample_id": pl.String,
+        "task_id": pl.String,
+        "round": pl.String,
+        "policy_hash": pl.String,
+        "generation": pl.String,  # SE, R or I
+        "messages": MESSAGES,
+        "response": pl.String,
+        "prompt_tokens": pl.Int64,
+        "completion_tokens": pl.Int64,
+        "sum_logprob": pl.Float64,  # nats, untempered policy
+        "mean_logprob": pl.Float64,
+        "finish_reason": pl.String,  # stop or length
+        "sampling": pl.String,  # JSON of the sampling parameters
+        "seed": pl.Int64,
+        "parent_sample_id": pl.String,
+    }
+)
+
+REWARDS = pl.Schema(
+    {
+        "sample_id": pl.String,
+        "reward": pl.String,
+        "kind": pl.String,  # H, M or V
+        "value": pl.Float64,
+        "confidence": pl.Float64,
+        "evidence": pl.String,
+    }
+)
+
+SELECTION = pl.Schema(
+    {
+        "sample_id": pl.String,
+        "task_id": pl.String,
+        "position": pl.Int64,  # place of the step in the chain
+        "step": pl.String,
+        "score": pl.Float64,
+        "kept": pl.Boolean,
+        "reason": pl.String,
+        "evidence": pl.String,  # JSON: what it duplicates, which evaluation item it matches
+    }
+)
+
+TRAINING = pl.Schema(
+    {
+        "sample_id": pl.String,
+        "update": pl.String,  # sft, preference or scalar
+        "weight": pl.Float64,
+        "origin_round": pl.String,  # the round whose selected subset the row comes from
+    }
+)
+
+TRAINING_CURVE = pl.Schema(
+    {
+        "step": pl.Int64,
+        "epoch": pl.Float64,
+        "loss": pl.Float64,
+        "learning_rate": pl.Float64,
+        "grad_norm": pl.Float64,
+    }
+)
+
+REFINEMENTS = pl.Schema(
+    {
+        "task_id": pl.String,
+        "skill": pl.String,
+        "before_sample_id": pl.String,
+        "after_sample_id": pl.String,
+        "before_answer": pl.String,
+        "after_answer": pl.String,
+        "before_score": pl.Float64,
+        "after_score": pl.Float64,
+        "flip": pl.String,  # none, right->wrong or wrong->right
+        "agreement": pl.Float64,  # share of the votes for the answer after refinement
+        "before_tokens": pl.Int64,
+        "after_tokens": pl.Int64,
+        "accepted": pl.Boolean,  # verified, offered to the next round's corpus
+    }
+)
+
+EVALUATIONS = pl.Schema(
+    {
+        "item_id": pl.String,
+        "suite": pl.String,  # anchor, fresh or guard
+        "skill": pl.String,
+        "arm": pl.String,  # incumbent or candidate
+        "policy_hash": pl.String,
+        "response": pl.String,
+        "score": pl.Float64,
+        "flags": pl.List(pl.String),  # truncated, empty, verifier_error
+        "evidence": pl.String,
+        "prompt_tokens": pl.Int64,
+        "completion_tokens": pl.Int64,
+        "fingerprint": pl.String,
+        "reused": pl.Boolean,  # answered in an earlier round by the same weights under the same harness
+    }
+)
+
+
+def content_id(*parts: Any) -> str:
+    """16 hex digits of the SHA-256 of the parts' canonical JSON."""
+    return content_hash(list(parts))[:16]
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value (keys sorted, no spaces)."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed that depends on nothing but the parts."""
+    return int(content_hash(list(parts))[:16], 16) >> 1
+
+
+def task_id(skill: str, prompt: str, answer: str | None) -> str:
+    """The id of a task: what is asked, what is expected, and which skill it counts for."""
+    return content_id("task", skill, prompt, answer)
+
+
+def sample_id(task: str, policy_hash: str, messages: Any, sampling: Mapping[str, Any], seed: int) -> str:
+    """The id of a sample, known before it is drawn: everything that its response depends on."""
+    return content_id("sample", task, policy_hash, messages, dict(sampling), seed)
+
+
+def frame(rows: Iterable[Mapping[str, Any]], schema: pl.Schema) -> pl.DataFrame:
+    """Rows as a frame of exactly this schema."""
+    return pl.DataFrame(list(rows), schema=schema)
+
+
+def check_schema(table: pl.DataFrame, schema: pl.Schema, where: str) -> pl.DataFrame:
+    """The table unchanged.
+
+    Raises:
+        SelfimpError: a column is missing, unknown or of another type.
+    """
+    actual = dict(table.schema)
+    wrong = [f"{name} is missing" for name in schema if name not in actual]
+    wrong += [f"{name} is unknown" for name in actual if name not in schema]
+    wrong += [
+        f"{name} is {actual[name]}, not {schema[name]}"
+        for name in schema
+        if name in actual and actual[name] != schema[name]
+    ]
+    if wrong:
+        raise SelfimpError(
+            f"columns do not fit: {'; '.join(wrong)}",
+            where=where,
+            fix="materialize the asset again with this version of selfimp_dagster",
+        )
+    return table

@@ -1,0 +1,85 @@
+"""Methods register themselves under a stage and a name; a recipe names them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel
+
+from selfimp_dagster.errors import SelfimpError
+
+Stage = Literal["acquisition", "selection", "optimization", "refinement"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Method:
+    """One registered method.
+
+    `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the
+    tasks or the engine must provide (for example `answer`, `logprobs`).
+    """
+
+    stage: Stage
+    name: str
+    function: Callable[..., Any]
+    parameters: type[BaseModel]
+    section: str
+    paper: str
+    needs: frozenset[str]
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+
+_METHODS: dict[tuple[Stage, str], Method] = {}
+
+
+def method(
+    stage: Stage,
+    name: str,
+    *,
+    parameters: type[BaseModel],
+    section: str,
+    paper: str,
+    needs: frozenset[str] = frozenset(),
+) -> Callable[[_Function], _Function]:
+    """Registers the decorated function as a method of a stage.
+
+    Raises:
+        ValueError: another function already has that stage and name.
+    """
+
+    def register(function: _Function) -> _Function:
+        present = _METHODS.get((stage, name))
+        if present is not None:
+            raise ValueError(f"{stage} method {name!r} is already {present.function.__qualname__}")
+        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs)
+        return function
+
+    return register
+
+
+def find_method(stage: Stage, name: str) -> Method:
+    """The method of that stage and name.
+
+    Raises:
+        SelfimpError: there is none.
+    """
+    try:
+        return _METHODS[stage, name]
+    except KeyError:
+        known = ", ".join(sorted(n for s, n in _METHODS if s == stage)) or "none"
+        raise SelfimpError(
+            f"there is no {stage} method {name!r}",
+            where=f"recipe.{stage}",
+            fix=f"choose one of: {known} (see `selfimp methods`)",
+        ) from None
+
+
+def all_methods() -> list[Method]:
+    """Every registered method, in the order of the stages, then by name."""
+    return sorted(_METHODS.values(), key=lambda m: (STAGES.index(m.stage), m.name))

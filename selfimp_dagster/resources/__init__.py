@@ -1,0 +1,1 @@
+"""What a step is handed: the store, the campaigns, the engines."""

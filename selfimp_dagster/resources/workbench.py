@@ -1,0 +1,61 @@
+"""The resources of the pipeline, and the workbench that they make up for one step."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from selfimp_dagster.engines.pool import EnginePool
+from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.progress import LogProgress, Progress
+from selfimp_dagster.store import ArtifactStore
+
+
+class EnginesResource(dg.ConfigurableResource):
+    """Inference engines; each set of weights is loaded once per process and kept."""
+
+    dtype: str = Field(default="auto", description="Numerics of sampling: auto, float32 or bfloat16.")
+    device: str = Field(default="auto", description="auto, or a torch device such as cpu or cuda:0.")
+    batch_size: int = Field(default=128, ge=1, description="Sequences decoded together.")
+
+    _pool: EnginePool | None = PrivateAttr(default=None)
+
+    @property
+    def pool(self) -> EnginePool:
+        if self._pool is None:
+            self._pool = EnginePool(dtype=self.dtype, device=self.device, batch_size=self.batch_size)
+        return self._pool
+
+
+class WorkbenchResource(dg.ConfigurableResource):
+    """Where campaigns, artifacts and base models live, and the engines."""
+
+    campaigns: str = Field(description="Folder of the campaign files.")
+    store: str = Field(description="Folder of the artifact store.")
+    models: str = Field(description="Folder that caches base models.")
+    engines: EnginesResource
+
+    _progress: Progress | None = PrivateAttr(default=None)
+
+    def showing(self, progress: Progress) -> "WorkbenchResource":
+        """This workbench with another place for progress than Dagster's log."""
+        self._progress = progress
+        return self
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        return ArtifactStore(Path(self.store))
+
+    @property
+    def campaigns_folder(self) -> Path:
+        return Path(self.campaigns)
+
+    def open(self, context: dg.AssetExecutionContext) -> Workbench:
+        """What the library's stage functions need, with progress going to the step's log."""
+        return Workbench(
+            store=self.artifacts,
+            engines=self.engines.pool,
+            models=Path(self.models),
+            campaigns=self.campaigns_folder,
+            progress=self._progress or LogProgress(context.log.info),
+        )

@@ -1,0 +1,140 @@
+"""Runs rounds in this process, through the same job and the same instance as the UI."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import dagster as dg
+import psutil
+
+from selfimp_dagster.automation.round_job import round_job
+from selfimp_dagster.automation.runs import runs_in_flight
+from selfimp_dagster.definitions import defs
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.partitions import rounds
+from selfimp_dagster.progress import Progress
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import ArtifactStore
+
+_PROCESS_TAG = "selfimp/process"
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def prepare_home(home: Path) -> None:
+    """Makes the folder of the instance, with the project's dagster.yaml unless it has one."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        with as_file(files("selfimp_dagster") / "dagster.yaml") as shipped:
+            shutil.copyfile(shipped, home / "dagster.yaml")
+
+
+@contextmanager
+def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The persistent instance that the UI shows too."""
+    prepare_home(home)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def run_round(instance: dg.DagsterInstance, key: RoundKey, parent: RoundKey | None, progress: Progress) -> None:
+    """Runs a round to its end, or the stages of it that an interrupted run left over.
+
+    Raises:
+        SelfimpError: a round of the campaign is in flight elsewhere, or a stage or blocking check failed.
+    """
+    settle_lost_runs(instance, key.campaign)
+    for run in runs_in_flight(instance, key.campaign):
+        raise SelfimpError(
+            f"a round is in flight already, in run {run.run_id[:8]}",
+            where=f"campaign {key.campaign}",
+            fix="wait for it, or end it in the UI (Runs), then try again",
+        )
+    workbench = defs.resources["workbench"].showing(progress)
+    stages = _stages_left(instance, workbench.artifacts, key)
+    instance.add_dynamic_partitions(rounds.name, [str(key)])
+    config = dict(_QUIET)
+    if parent is not None:
+        config["ops"] = {"incumbent_policy": {"config": {"parent": str(parent)}}}
+    result = defs.resolve_job_def(round_job.name).execute_in_process(
+        run_config=config,
+        instance=instance,
+        partition_key=str(key),
+        raise_on_error=False,
+        asset_selection=[dg.AssetKey(stage) for stage in (*stages, "round_ledger")],
+        tags={_PROCESS_TAG: _this_process()},
+        resources={"workbench": workbench},
+    )
+    if not result.success:
+        raise _failure(result, key)
+
+
+def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
+    """Marks runs as failed whose process on this machine is gone: nobody else would notice."""
+    for run in runs_in_flight(instance, campaign):
+        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(" ")
+        if host == socket.gethostname() and not _is_alive(process):
+            instance.report_run_failed(run, "The process that ran this round is gone; run the round again.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _stages_left(instance: dg.DagsterInstance, store: ArtifactStore, key: RoundKey) -> tuple[str, ...]:
+    """The stages from the first one on that is missing or whose checks have not all run and passed."""
+    nodes = defs.resolve_job_def(round_job.name).graph.node_dict
+    for place, stage in enumerate(STAGES):
+        steps = [stage, *(name for name in nodes if name.startswith(f"{stage}_"))]
+        if not (store.has(key, stage) and _succeeded(instance, key, stage, steps)):
+            return STAGES[place:]
+    return STAGES
+
+
+def _succeeded(instance: dg.DagsterInstance, key: RoundKey, stage: str, steps: list[str]) -> bool:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=[str(key)]), limit=1
+    ).records
+    if not records:
+        return False
+    stats = {s.step_key: s.status for s in instance.get_run_step_stats(records[0].run_id, steps)}
+    return all(step in stats and stats[step] is not None and stats[step].value == "SUCCESS" for step in steps)
+
+
+def _failure(result: dg.ExecuteInProcessResult, key: RoundKey) -> SelfimpError:
+    """What went wrong, in the words of the check or step that failed."""
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
+            return SelfimpError(
+                check.description or "a blocking check failed",
+                where=f"{key} {check.asset_key.to_user_string()}: check {check.check_name}",
+                fix="see the check in the UI for its evidence, mend the cause, and run the round again",
+            )
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.metadata:
+                said = {name: str(value.value) for name, value in data.user_failure_data.metadata.items()}
+                return SelfimpError(said["what"], where=said["where"], fix=said["fix"])
+            return SelfimpError(
+                str(data.error_display_string).strip(),
+                where=f"{key} {event.step_key}",
+                fix="this is a fault of the program: please report it with the text above",
+            )
+    return SelfimpError("the run failed", where=str(key), fix=f"see run {result.run_id} in the UI")
+
+
+def _this_process() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid}:{process.create_time():.0f}"
+
+
+def _is_alive(process: str) -> bool:
+    pid, _, created = process.partition(":")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" == created
+    except psutil.NoSuchProcess:
+        return False

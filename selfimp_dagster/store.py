@@ -1,0 +1,220 @@
+"""The artifact store: `<store>/<campaign>/<0000>/<asset>/`.
+
+An artifact is a folder of files and a `manifest.json` that names the folder, the sha256 of
+every file, its parents, and the configuration and code that made it. The manifest is written
+last and atomically, so an artifact without one does not exist, and readers see either the old
+artifact or the new one. Folders are named after their content: materializing an asset again
+leaves what later rounds were built on in place.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selfimp_dagster import __version__
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.models.hashing import file_sha256
+from selfimp_dagster.records import check_schema, content_hash
+from selfimp_dagster.round_key import RoundKey
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Manifest(BaseModel):
+    """What an artifact is and where it came from. `measurements` (seconds, tokens) are not hashed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    round: str
+    asset: str
+    folder: str
+    data_version: str
+    files: dict[str, str]
+    parents: dict[str, str]
+    config_hash: str
+    code_version: str
+    facts: dict[str, Any]
+    measurements: dict[str, Any]
+
+
+class Artifact:
+    """One complete artifact of the store, verified when it was opened."""
+
+    def __init__(self, manifest: Manifest, root: Path) -> None:
+        self.manifest = manifest
+        self.folder = root / manifest.folder
+
+    @property
+    def data_version(self) -> str:
+        return self.manifest.data_version
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.manifest.facts
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        return self.manifest.measurements
+
+    def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
+        """The Parquet table `name`, checked against its schema."""
+        path = self.folder / f"{name}.parquet"
+        return check_schema(pl.read_parquet(path), schema, where=str(path))
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+
+class Draft:
+    """An artifact in the making. Files are put into `folder`, then `commit` makes them the artifact.
+
+    The folder's name is a function of the inputs, so a step that was killed and is run again on
+    the same inputs finds what it had written; other inputs get another folder.
+    """
+
+    def __init__(
+        self, root: Path, key: RoundKey, asset: str, parents: dict[str, str], config: dict[str, Any]
+    ) -> None:
+        self._root, self._key, self._asset, self._parents = root, key, asset, parents
+        self._config_hash = content_hash(config)
+        inputs = content_hash([str(key), asset, parents, config, __version__])
+        self.folder = root / f".draft-{inputs[:16]}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(error, self.folder) from error
+
+    def write_table(self, name: str, table: pl.DataFrame, schema: pl.Schema) -> None:
+        """Writes a Parquet table atomically."""
+        check_schema(table, schema, where=f"{self._key}/{self._asset}/{name}")
+        self._write(f"{name}.parquet", table.write_parquet)
+
+    def write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        self._write(f"{name}.json", lambda path: path.write_text(text))
+
+    def _write(self, name: str, write: Any) -> None:
+        path = self.folder / name
+        partial = path.with_name(f".{name}.partial")
+        try:
+            write(partial)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise write_error(error, path) from error
+
+    def commit(self, *, facts: dict[str, Any], measurements: dict[str, Any]) -> Artifact:
+        """Hashes every file and makes the draft the artifact of its round, atomically.
+
+        `facts` are what the artifact says of itself and part of its data version;
+        `measurements` (seconds, tokens) are kept beside it and not hashed.
+        """
+        files = {
+            str(path.relative_to(self.folder)): file_sha256(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        }
+        data_version = content_hash([files, facts])
+        final = self._root / data_version[:16]
+        manifest = Manifest(
+            format=FORMAT,
+            round=str(self._key),
+            asset=self._asset,
+            folder=final.name,
+            data_version=data_version,
+            files=files,
+            parents=self._parents,
+            config_hash=self._config_hash,
+            code_version=__version__,
+            facts=facts,
+            measurements=measurements,
+        )
+        partial = self._root / f".{MANIFEST}.partial"
+        try:
+            for hidden in self.folder.glob(".*"):
+                shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+            if final.exists():  # made before from other inputs, or altered since: the draft is what it says
+                shutil.rmtree(final)
+            os.replace(self.folder, final)
+            partial.write_text(manifest.model_dump_json(indent=2) + "\n")
+            os.replace(partial, self._root / MANIFEST)
+        except OSError as error:
+            raise write_error(error, final) from error
+        return Artifact(manifest, self._root)
+
+
+class ArtifactStore:
+    """All artifacts of all campaigns, under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def draft(
+        self, key: RoundKey, asset: str, *, parents: dict[str, str], config: dict[str, Any]
+    ) -> Draft:
+        """Starts, or finds again, the artifact that these inputs lead to."""
+        return Draft(self._root(key, asset), key, asset, parents, config)
+
+    def has(self, key: RoundKey, asset: str) -> bool:
+        return (self._root(key, asset) / MANIFEST).is_file()
+
+    def open(self, key: RoundKey, asset: str, *, verify: bool = True) -> Artifact:
+        """The artifact, its files checked against the manifest's hashes unless `verify` is false.
+
+        Raises:
+            SelfimpError: it is missing, unreadable, of another format, or altered since it was written.
+        """
+        root = self._root(key, asset)
+        where = f"{key} {asset}"
+        again = f"materialize {asset} of {key} again"
+        path = root / MANIFEST
+        if not path.is_file():
+            raise SelfimpError(
+                "there is no such artifact in the store",
+                where=where,
+                fix=f"materialize {asset} of {key} first (store: {self.folder})",
+            )
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise SelfimpError(f"unreadable manifest: {error}", where=str(path), fix=again) from error
+        if manifest.format != FORMAT:
+            raise SelfimpError(
+                f"the artifact has format {manifest.format}, this version reads {FORMAT}", where=where, fix=again
+            )
+        artifact = Artifact(manifest, root)
+        if verify:
+            for name, expected in manifest.files.items():
+                file = artifact.folder / name
+                if not file.is_file():
+                    raise SelfimpError(f"the file {name} is gone", where=where, fix=again)
+                if file_sha256(file) != expected:
+                    raise SelfimpError(
+                        f"the file {name} is not what was written (hash mismatch)", where=where, fix=again
+                    )
+        return artifact
+
+    def rounds(self, campaign: str | None = None) -> Iterator[RoundKey]:
+        """Rounds that have any artifact, in order."""
+        for folder in sorted(self.folder.glob(f"{campaign or '*'}/[0-9][0-9][0-9][0-9]")):
+            yield RoundKey.parse(f"{folder.parent.name}/{folder.name}")
+
+    def _root(self, key: RoundKey, asset: str) -> Path:
+        return self.folder / key.campaign / f"{key.number:04d}" / asset
+
+
+def write_error(error: OSError, path: Path) -> SelfimpError:
+    """A failed write, in words; what was complete before it is untouched."""
+    return SelfimpError(
+        f"could not write: {error.strerror or error}",
+        where=str(path),
+        fix="free some disk space or fix the permissions, then run the step again: nothing complete was lost",
+    )

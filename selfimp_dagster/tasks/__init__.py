@@ -1,0 +1,1 @@
+"""Where tasks come from, which pool each belongs to, and how a response is judged."""

@@ -1,0 +1,108 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.continuation import (
+    Budget,
+    Continuation,
+    Decision,
+    RoundSummary,
+    decide,
+)
+
+MIX = {"sums": 1.0, "gcd": 1.0}
+
+
+def summary(number: int, **changes: Any) -> RoundSummary:
+    fields: dict[str, Any] = {
+        "round": f"arithmetic/{number:04d}",
+        "parent": f"arithmetic/{number - 1:04d}" if number else None,
+        "promoted": True,
+        "accuracy": {"anchor": 0.4, "fresh": 0.4},
+        "per_skill": {"sums": 0.6, "gcd": 0.2},
+        "tokens": 1000,
+        "seconds": 60.0,
+    }
+    return RoundSummary(**(fields | changes))
+
+
+def test_the_first_round_starts() -> None:
+    assert decide([], Continuation(rounds=8), MIX) == Decision(
+        proceed=True, reason="Proceeds: the first of 8 planned rounds."
+    )
+
+
+def test_the_next_round_starts_with_directives() -> None:
+    decision = decide([summary(0), summary(1, promoted=False)], Continuation(rounds=8), MIX)
+    assert decision.proceed
+    assert decision.reason == "Proceeds: 2 of 8 planned rounds are done and arithmetic/0001 was rejected."
+    assert [directive.kind for directive in decision.directives] == ["shift_budget"]
+    assert Decision.model_validate_json(decision.model_dump_json()) == decision
+
+
+STOPS: list[tuple[dict[str, Any], str]] = [
+    ({"alarms": ("anchor items leaked.",)}, "Stopped: hard alarm in arithmetic/0007: anchor items leaked."),
+    (
+        {"accuracy": {"anchor": 0.9}},
+        "Stopped: the target is reached, with an anchor accuracy of 0.900 (target 0.850).",
+    ),
+    ({"round": "arithmetic/0007"}, "Stopped: all 8 planned rounds are done."),
+    ({"tokens": 2_000_000}, "Stopped: 2,002,000 tokens are spent of a budget of 1,000,000."),
+    ({"seconds": 7200.0}, "Stopped: 7,320 seconds are spent of a budget of 3,600."),
+    ({"promoted": False}, "Stopped: 2 rounds in a row without a promotion (patience 2)."),
+]
+
+
+@pytest.mark.parametrize("first", range(len(STOPS)))
+def test_the_first_reason_that_applies_stops_the_campaign(first: int) -> None:
+    changes: dict[str, Any] = {}
+    for change, _ in STOPS[first:]:
+        changes |= change
+    plan = Continuation(rounds=8, target=0.85, patience=2, budget=Budget(tokens=1_000_000, seconds=3600))
+    decision = decide([summary(0), summary(1, promoted=False), summary(2, **changes)], plan, MIX)
+    assert decision == Decision(proceed=False, reason=STOPS[first][1])
+
+
+def test_a_promotion_restores_patience() -> None:
+    history = [summary(0, promoted=False), summary(1), summary(2, promoted=False)]
+    assert decide(history, Continuation(rounds=8, patience=2), MIX).proceed
+
+
+def test_a_branch_counts_the_rounds_beside_it() -> None:
+    history = [summary(0), summary(1), summary(6, parent="arithmetic/0001")]
+    assert decide(history, Continuation(rounds=8), MIX).proceed
+    assert not decide(history, Continuation(rounds=7), MIX).proceed
+
+
+def test_a_person_may_go_on_after_an_alarm() -> None:
+    history = [summary(0, alarms=("collapse.",)), summary(1)]
+    assert decide(history, Continuation(rounds=8), MIX).proceed
+
+
+def test_a_target_without_anchor_is_refused() -> None:
+    with pytest.raises(SelfimpError, match="anchor"):
+        decide([summary(0, accuracy={"fresh": 0.9})], Continuation(rounds=8, target=0.5), MIX)
+
+
+def test_a_history_out_of_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="out of order"):
+        decide([summary(1), summary(0)], Continuation(rounds=8), MIX)
+
+
+@given(
+    numbers=st.sets(st.integers(0, 20), min_size=1),
+    promoted=st.booleans(),
+    rounds=st.integers(1, 20),
+    patience=st.integers(1, 30),
+)
+def test_no_round_starts_beyond_the_plan(
+    numbers: set[int], promoted: bool, rounds: int, patience: int
+) -> None:
+    history = [summary(number, promoted=promoted) for number in sorted(numbers)]
+    decision = decide(history, Continuation(rounds=rounds, patience=patience), MIX)
+    assert not decision.proceed or max(numbers) + 1 < rounds
+    assert decision.reason.startswith("Proceeds: " if decision.proceed else "Stopped: ")
+    assert decision.proceed or not decision.directives
