@@ -85,7 +85,8 @@ class Row:
 
 def _mcnemar(wins: Counts, losses: Counts, items: int, alpha: float) -> npt.NDArray[np.bool_]:
     critical = mcnemar_critical_wins(np.arange(items + 1), alpha)
-    return np.greater_equal(wins, critical[wins + losses])
+    promoted: npt.NDArray[np.bool_] = wins >= critical[wins + losses]
+    return promoted
 
 
 def ability(accuracy: float) -> float:

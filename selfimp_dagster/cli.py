@@ -65,12 +65,15 @@ def run(
 
     The rounds are ordinary runs of the Dagster job `round_job` and show in the UI like any other.
     """
+    from selfimp_dagster.definitions import build_definitions
     from selfimp_dagster.progress import TerminalProgress
+    from selfimp_dagster.resources.workbench import WorkbenchResource
     from selfimp_dagster.rounds_in_process import open_instance, run_round
 
     where = settings()
     store = ArtifactStore(where.store)
     branch = RoundKey.parse(parent) if parent else None
+    definitions = build_definitions(WorkbenchResource.at(where).showing(TerminalProgress()))
     with open_instance(where.home) as instance:
         for _ in range(rounds):
             following = next_round(store, where.campaigns, campaign)
@@ -78,7 +81,7 @@ def run(
                 console.print(f"[yellow]{following.decision.reason}")
                 break
             console.rule(f"round {following.key}", align="left")
-            run_round(instance, following.key, branch, TerminalProgress())
+            run_round(instance, definitions, following.key, branch)
             branch = None
     print_ledger(read_ledger(store, campaign))
     console.print("See it all: [bold]selfimp ui[/bold]")
@@ -205,7 +208,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
     location = ["-m", "selfimp_dagster.definitions"]
     commands = [
         [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *location],
-        [sys.executable, "-m", "dagster", "daemon", "run", *location],
+        [sys.executable, "-m", "dagster._daemon", "run", *location],
     ]
     processes = [subprocess.Popen(command, env=environment) for command in commands]
     console.print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C stops it)")

@@ -11,24 +11,21 @@ from selfimp_dagster import assets, checks  # noqa: E402
 from selfimp_dagster.automation.next_round_sensor import next_round_sensor  # noqa: E402
 from selfimp_dagster.automation.nightly_round import nightly_round  # noqa: E402
 from selfimp_dagster.automation.round_job import round_job  # noqa: E402
-from selfimp_dagster.resources.workbench import EnginesResource, WorkbenchResource  # noqa: E402
+from selfimp_dagster.resources.workbench import WorkbenchResource  # noqa: E402
 from selfimp_dagster.settings import settings  # noqa: E402
 
-_SETTINGS = settings()
 
-defs = dg.Definitions(
-    assets=dg.load_assets_from_package_module(assets),
-    asset_checks=dg.load_asset_checks_from_package_module(checks),
-    jobs=[round_job],
-    sensors=[next_round_sensor],
-    schedules=[nightly_round],
-    executor=dg.in_process_executor,
-    resources={
-        "workbench": WorkbenchResource(
-            campaigns=str(_SETTINGS.campaigns),
-            store=str(_SETTINGS.store),
-            models=str(_SETTINGS.models),
-            engines=EnginesResource(),
-        )
-    },
-)
+def build_definitions(workbench: WorkbenchResource) -> dg.Definitions:
+    """All definitions, at work in the folders of this workbench."""
+    return dg.Definitions(
+        assets=dg.load_assets_from_package_module(assets),
+        asset_checks=dg.load_asset_checks_from_package_module(checks),
+        jobs=[round_job],
+        sensors=[next_round_sensor],
+        schedules=[nightly_round],
+        executor=dg.in_process_executor,
+        resources={"workbench": workbench},
+    )
+
+
+defs = build_definitions(WorkbenchResource.at(settings()))

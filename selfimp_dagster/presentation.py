@@ -62,8 +62,17 @@ def materialized(artifact: Artifact, metadata: Mapping[str, Any]) -> dg.Material
         costs = {"seconds": round(measured["seconds"], 1), "tokens": measured["tokens"]}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.data_version),
-        metadata={**metadata, **costs, "artifact": dg.MetadataValue.path(str(artifact.folder))},
+        metadata={
+            **{name: _number(value) for name, value in metadata.items()},
+            **costs,
+            "artifact": dg.MetadataValue.path(str(artifact.folder)),
+        },
     )
+
+
+def _number(value: Any) -> Any:
+    """Floats to six significant digits: the exact ones are in the artifact."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 @contextmanager

@@ -13,12 +13,9 @@ import psutil
 
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import runs_in_flight
-from selfimp_dagster.definitions import defs
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.progress import Progress
-from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -43,7 +40,9 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run_round(instance: dg.DagsterInstance, key: RoundKey, parent: RoundKey | None, progress: Progress) -> None:
+def run_round(
+    instance: dg.DagsterInstance, definitions: dg.Definitions, key: RoundKey, parent: RoundKey | None = None
+) -> None:
     """Runs a round to its end, or the stages of it that an interrupted run left over.
 
     Raises:
@@ -56,20 +55,19 @@ def run_round(instance: dg.DagsterInstance, key: RoundKey, parent: RoundKey | No
             where=f"campaign {key.campaign}",
             fix="wait for it, or end it in the UI (Runs), then try again",
         )
-    workbench = defs.resources["workbench"].showing(progress)
-    stages = _stages_left(instance, workbench.artifacts, key)
+    job = definitions.resolve_job_def(round_job.name)
+    stages = _stages_left(instance, job, definitions.resources["workbench"].artifacts, key)
     instance.add_dynamic_partitions(rounds.name, [str(key)])
     config = dict(_QUIET)
     if parent is not None:
         config["ops"] = {"incumbent_policy": {"config": {"parent": str(parent)}}}
-    result = defs.resolve_job_def(round_job.name).execute_in_process(
+    result = job.execute_in_process(
         run_config=config,
         instance=instance,
         partition_key=str(key),
         raise_on_error=False,
         asset_selection=[dg.AssetKey(stage) for stage in (*stages, "round_ledger")],
         tags={_PROCESS_TAG: _this_process()},
-        resources={"workbench": workbench},
     )
     if not result.success:
         raise _failure(result, key)
@@ -84,11 +82,12 @@ def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _stages_left(instance: dg.DagsterInstance, store: ArtifactStore, key: RoundKey) -> tuple[str, ...]:
+def _stages_left(
+    instance: dg.DagsterInstance, job: dg.JobDefinition, store: ArtifactStore, key: RoundKey
+) -> tuple[str, ...]:
     """The stages from the first one on that is missing or whose checks have not all run and passed."""
-    nodes = defs.resolve_job_def(round_job.name).graph.node_dict
     for place, stage in enumerate(STAGES):
-        steps = [stage, *(name for name in nodes if name.startswith(f"{stage}_"))]
+        steps = [stage, *(name for name in job.graph.node_dict if name.startswith(f"{stage}_"))]
         if not (store.has(key, stage) and _succeeded(instance, key, stage, steps)):
             return STAGES[place:]
     return STAGES

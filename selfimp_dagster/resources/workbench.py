@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.progress import LogProgress, Progress
+from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
 
@@ -36,6 +37,16 @@ class WorkbenchResource(dg.ConfigurableResource):
     engines: EnginesResource
 
     _progress: Progress | None = PrivateAttr(default=None)
+
+    @classmethod
+    def at(cls, where: Settings) -> "WorkbenchResource":
+        """The workbench of an installation."""
+        return cls(
+            campaigns=str(where.campaigns),
+            store=str(where.store),
+            models=str(where.models),
+            engines=EnginesResource(),
+        )
 
     def showing(self, progress: Progress) -> "WorkbenchResource":
         """This workbench with another place for progress than Dagster's log."""

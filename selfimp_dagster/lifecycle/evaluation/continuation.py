@@ -85,16 +85,17 @@ def decide(history: Sequence[RoundSummary], plan: Continuation, skills: Mapping[
     numbers = [RoundKey.parse(summary.round).number for summary in history]
     if any(later <= earlier for earlier, later in pairwise(numbers)):
         raise ValueError(f"rounds are out of order: {numbers}")
-    stop = _stop_reason(history, numbers[-1] + 1, plan)
-    if stop is not None:
-        return Decision(proceed=False, reason=stop)
     last = history[-1]
     shift = shift_budget(last.per_skill, skills)
+    directives = () if shift is None else (shift,)  # also for a round that a person starts after a stop
+    stop = _stop_reason(history, numbers[-1] + 1, plan)
+    if stop is not None:
+        return Decision(proceed=False, reason=stop, directives=directives)
     return Decision(
         proceed=True,
         reason=f"Proceeds: {numbers[-1] + 1} of {plan.rounds} planned rounds are done and {last.round} was "
         f"{'promoted' if last.promoted else 'rejected'}.",
-        directives=() if shift is None else (shift,),
+        directives=directives,
     )
 
 

@@ -7,12 +7,13 @@ row is contaminated when one of its texts (the prompt, any message, the response
 1. contains the whole prompt of an evaluation item as a run of tokens. An item shorter than an
    n-gram must stand alone: the whole text, or one line, sentence or quotation of it ("12 + 45 ="
    is a part of "7 + 12 + 45 =", which is another problem);
-2. or shares an item-specific n-gram with an item: one that no other item of its skill has, and in
-   which at least half of the tokens are uncommon, that is, in at most a share of the skill's items.
-   Half, because an n-gram of template and one number says nothing about which problem it is.
+2. or has all numbers of an item and shares an item-specific n-gram with it: one that no other item
+   of its skill has, and in which at least half of the tokens are uncommon, that is, in at most a
+   share of the skill's items. A story with other numbers is another problem, and an n-gram of
+   template and one number says nothing about which problem it is.
 
 Frequencies are counted over the distinct evaluation items of a skill. Where a skill has one item
-nothing can be told from a template, and the second rule errs on dropping.
+nothing tells its own words from a template, and the second rule errs on dropping.
 """
 
 from functools import reduce
@@ -21,7 +22,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionContext
-from selfimp_dagster.lifecycle.selection.text import tokens
+from selfimp_dagster.lifecycle.selection.text import numbers, tokens
 from selfimp_dagster.registry import method
 
 _CHUNK = 20_000  # texts whose n-grams are in memory at once
@@ -144,7 +145,8 @@ def _matches(texts: pl.DataFrame, items: pl.DataFrame, parameters: Decontaminati
 
 
 def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFrame:
-    """The n-grams of items worth finding: hash, item, item_start, words, specific, anchor, ngrams_of_item.
+    """The n-grams of items worth finding: hash, item, item_start, words, numbers, specific, anchor,
+    ngrams_of_item.
 
     An item's anchor is the n-gram of it that the fewest items have: whatever contains the item
     contains its anchor, and little else does.
@@ -172,7 +174,7 @@ def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFra
         _ngrams(items, "item", size)
         .unique(["item", "hash"], keep="first", maintain_order=True)
         .join(uncommon, on=["item", "start"])
-        .join(items.select("item", "skill", "tokens"), on="item")
+        .join(items.select("item", "skill", "line", "tokens"), on="item")
         .with_columns(
             pl.len().over("skill", "hash").alias("items_of_skill_with"),
             pl.len().over("hash").alias("items_with"),
@@ -188,6 +190,7 @@ def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFra
             "item",
             pl.col("start").alias("item_start"),
             pl.col("tokens").list.slice("start", size).list.join(" ").alias("words"),
+            numbers(pl.col("line")).alias("numbers"),
             "specific",
             "anchor",
             "ngrams_of_item",
@@ -228,11 +231,14 @@ def _whole(hits: pl.DataFrame, read: pl.DataFrame, items: pl.DataFrame) -> pl.Da
 
 
 def _parts(hits: pl.DataFrame, read: pl.DataFrame, size: int) -> pl.DataFrame:
-    """Items of which a text has an n-gram of their own."""
+    """Items of which a text has an n-gram of their own and all numbers."""
     return (
         hits.filter("specific")
         .join(read, on="text")
-        .filter(pl.col("tokens").list.slice("start", size).list.join(" ") == pl.col("words"))
+        .filter(
+            (pl.col("tokens").list.slice("start", size).list.join(" ") == pl.col("words"))
+            & (pl.col("numbers").list.set_difference("tokens").list.len() == 0)
+        )
         .group_by("text", "item")
         .agg(
             pl.lit("item-specific n-gram").first().alias("rule"),

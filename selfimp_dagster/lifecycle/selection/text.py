@@ -4,10 +4,10 @@ import polars as pl
 
 # Scripts without spaces between words count one token per character.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
-_TOKEN = rf"[{_UNSPACED}]|\p{{N}}+(?:\.\p{{N}}+)?|[\p{{L}}\p{{M}}_--[{_UNSPACED}]]+|\S"
-_FIGURE = (
-    r"\p{N}+(?:\.\p{N}+)?|[-\x{2212}+*\x{d7}/\x{f7}=<>^%]"  # with the signs for minus, times and divided by
-)
+_NUMBER = r"\p{N}+(?:\.\p{N}+)?"
+_TOKEN = rf"[{_UNSPACED}]|{_NUMBER}|[\p{{L}}\p{{M}}_--[{_UNSPACED}]]+|\S"
+# With the signs for minus, times and divided by.
+_FIGURE = rf"{_NUMBER}|[-\u2212+*\u00d7/\u00f7=<>^%]"
 
 
 def normalised(text: pl.Expr) -> pl.Expr:
@@ -23,3 +23,8 @@ def tokens(text: pl.Expr) -> pl.Expr:
 def figures(text: pl.Expr) -> pl.Expr:
     """The text's numbers and arithmetic operators in their order, separated by blanks."""
     return text.str.normalize("NFC").str.extract_all(_FIGURE).list.join(" ")
+
+
+def numbers(text: pl.Expr) -> pl.Expr:
+    """The text's numbers, each as a token of `tokens`, as a list."""
+    return text.str.normalize("NFKC").str.extract_all(_NUMBER)

@@ -63,7 +63,7 @@ def test_the_first_reason_that_applies_stops_the_campaign(first: int) -> None:
         changes |= change
     plan = Continuation(rounds=8, target=0.85, patience=2, budget=Budget(tokens=1_000_000, seconds=3600))
     decision = decide([summary(0), summary(1, promoted=False), summary(2, **changes)], plan, MIX)
-    assert decision == Decision(proceed=False, reason=STOPS[first][1])
+    assert (decision.proceed, decision.reason) == (False, STOPS[first][1])
 
 
 def test_a_promotion_restores_patience() -> None:
@@ -105,4 +105,10 @@ def test_no_round_starts_beyond_the_plan(
     decision = decide(history, Continuation(rounds=rounds, patience=patience), MIX)
     assert not decision.proceed or max(numbers) + 1 < rounds
     assert decision.reason.startswith("Proceeds: " if decision.proceed else "Stopped: ")
-    assert decision.proceed or not decision.directives
+
+
+def test_a_round_that_a_person_starts_after_a_stop_is_steered_too() -> None:
+    history = [summary(0)]
+    goes_on, stopped = (decide(history, Continuation(rounds=rounds), MIX) for rounds in (2, 1))
+    assert goes_on.directives
+    assert stopped.directives == goes_on.directives

@@ -90,6 +90,13 @@ def test_a_part_that_is_an_items_own_is_found(corpus, judge):
     assert fate["score"] == pytest.approx(3 / 27)
 
 
+def test_a_story_with_other_numbers_is_another_problem(corpus, judge):
+    text = CLIPS.replace("48", "50")
+    fates = judge("decontamination", corpus([("a", text, "75"), ("b", f"{text} 48?", "72")], items=STORIES))
+    assert fates["a"]["kept"]
+    assert not fates["b"]["kept"]
+
+
 def test_fewer_tokens_than_an_ngram_are_no_match(corpus, judge):
     text = "Natalia sold clips to 48 of his cousins in May."
     context = corpus([("a", text, "x")], items=STORIES)

@@ -161,4 +161,4 @@ def test_every_selection_method_says_what_it_does_and_where_it_comes_from():
     methods = [m for m in all_methods() if m.stage == "selection"]
     assert {*ALWAYS_ON, "verified", "difficulty_band", "cap_per_task"} <= {m.name for m in methods}
     for m in methods:
-        assert m.summary and m.section.startswith("3") and m.paper
+        assert all([m.summary, m.section.startswith("3"), m.paper])

@@ -1,0 +1,44 @@
+"""The tiny model, and installations that run campaigns on it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from home import Home
+from tiny_model import build_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment_stays_as_it_is() -> Iterator[None]:
+    """Opening an instance sets DAGSTER_HOME; nothing a test does may outlive the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", "")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_model: Path) -> Home:
+    """A new installation with the tiny campaign."""
+    made = Home(tmp_path / "installation", tiny_model)
+    made.write_campaign()
+    return made
+
+
+@pytest.fixture(scope="session")
+def two_rounds(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Home:
+    """An installation in which two rounds of the tiny campaign are finished: to read, not to change."""
+    made = Home(tmp_path_factory.mktemp("two-rounds") / "installation", tiny_model)
+    made.write_campaign()
+    made.run("tiny/0000", "tiny/0001")
+    return made
+
+
+@pytest.fixture
+def finished(tmp_path: Path, two_rounds: Home) -> Home:
+    """The same two rounds in a copy of its own: to go on from."""
+    return two_rounds.copy_to(tmp_path / "finished")
