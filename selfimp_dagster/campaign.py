@@ -6,7 +6,7 @@ refused is refused when the file is read, with the field's name.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -102,9 +102,8 @@ class EvaluationPlan(_Strict):
     """How answers are measured; part of the harness fingerprint."""
 
     max_new_tokens: int = Field(default=16, ge=1, description="Tokens after which an answer is cut off.")
-    dtype: str = Field(
+    dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        pattern="^(float32|bfloat16)$",
         description="Numerics of the evaluation; the same weights score differently in another dtype.",
     )
 
@@ -200,12 +199,16 @@ def parse_campaign(data: Any, where: str) -> Campaign:
         SelfimpError: naming every field that is wrong.
     """
     if not isinstance(data, dict):
-        raise SelfimpError("not a campaign", where=where, fix="write `name:`, `skills:`, `pools:`, `recipe:`, ...")
+        raise SelfimpError(
+            "not a campaign", where=where, fix="write `name:`, `skills:`, `pools:`, `recipe:`, ..."
+        )
     try:
         campaign = Campaign.model_validate(data)
     except ValidationError as error:
         raise SelfimpError(
-            _flat(error), where=where, fix="correct the fields named; `selfimp methods` lists methods and parameters"
+            _flat(error),
+            where=where,
+            fix="correct the fields named; `selfimp methods` lists methods and parameters",
         ) from error
     items = campaign.pools.anchor + campaign.pools.fresh
     check_power(campaign.promotion, items, campaign.continuation.rounds)
@@ -246,5 +249,7 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     merged = dict(values)
     for name, value in overrides.items():
         inner = merged.get(name)
-        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        merged[name] = (
+            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        )
     return merged

@@ -35,6 +35,8 @@ Start with `selfimp validate arithmetic`, then `selfimp run arithmetic --rounds 
 """,
 )
 
+CODE_LOCATION = {"module_name": "selfimp_dagster.definitions", "location_name": "selfimp_dagster"}
+
 CampaignName = Annotated[str, typer.Argument(help="Name of a campaign in the campaigns folder.")]
 
 
@@ -56,7 +58,9 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new campaign.")])
 @app.command()
 def run(
     campaign: CampaignName,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run at most; a decision may stop before.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds to run at most; a decision may stop before.")
+    ] = 1,
     parent: Annotated[
         str | None, typer.Option(help="Branch: start the first of these rounds from this earlier round.")
     ] = None,
@@ -116,7 +120,7 @@ def methods() -> None:
                 method.name,
                 method.summary,
                 "\n".join(
-                    f"{name} ({'required' if field.is_required() else field.get_default(call_default_factory=True)})"
+                    f"{name} = {field.get_default(call_default_factory=True)}"
                     for name, field in method.parameters.model_fields.items()
                 ),
                 method.section,
@@ -130,9 +134,11 @@ def methods() -> None:
 
 @app.command()
 def sql(
-    query: Annotated[str | None, typer.Argument(help="SQL over the views; without it the views are listed.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="SQL over the views; without it the views are listed.")
+    ] = None,
 ) -> None:
-    """Ask the artifact store with SQL (DuckDB): tasks, samples, rewards, selection, evaluations, ledger, ..."""
+    """Ask the artifact store with SQL (DuckDB): tasks, samples, rewards, selection, evaluations, ..."""
     import duckdb
 
     from selfimp_dagster.lineage import connect
@@ -172,7 +178,7 @@ def doctor() -> None:
 def validate(
     file: Annotated[Path, typer.Argument(help="A campaign file, or the name of a campaign.")],
 ) -> None:
-    """Check a campaign file: fields, methods, pools, task sources, and whether its test has the power it needs."""
+    """Check a campaign file: fields, methods, task sources, pools, and the power of its test."""
     from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
 
     path = file if file.suffix or file.exists() else settings().campaigns / f"{file}{SUFFIX}"
@@ -205,7 +211,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
         "SELFIMP_HOME": str(where.home),
         "SELFIMP_CAMPAIGNS": str(where.campaigns),
     }
-    location = ["-m", "selfimp_dagster.definitions"]
+    workspace = where.home / "workspace.yaml"
+    workspace.write_text(json.dumps({"load_from": [{"python_module": CODE_LOCATION}]}))  # JSON is YAML
+    location = ["-w", str(workspace)]
     commands = [
         [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *location],
         [sys.executable, "-m", "dagster._daemon", "run", *location],
@@ -230,7 +238,9 @@ def main() -> None:
     try:
         app()
     except SelfimpError as error:
-        console.print(f"[red]{error.where}:[/red] {error.what}\n  [bold]->[/bold] {error.fix}", highlight=False)
+        console.print(
+            f"[red]{error.where}:[/red] {error.what}\n  [bold]->[/bold] {error.fix}", highlight=False
+        )
         raise SystemExit(1) from None
 
 

@@ -14,7 +14,16 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.embedded import embedded_gguf
 from selfimp_dagster.settings import Settings
 
-_PACKAGES = ("selfimp-dagster", "dagster", "torch", "transformers", "trl", "duckdb", "polars", "reasoning-gym")
+_PACKAGES = (
+    "selfimp-dagster",
+    "dagster",
+    "torch",
+    "transformers",
+    "trl",
+    "duckdb",
+    "polars",
+    "reasoning-gym",
+)
 _FREE_GIB = 5  # two float32 checkpoints of the default model, its conversion, and room to work
 
 
@@ -45,7 +54,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         if settings.campaigns.is_dir()
         else f"{settings.campaigns} does not exist: `selfimp init NAME` makes it",
     )
-    yield Finding("home", True, str(settings.home) + ("" if settings.home.exists() else " (made by the first run)"))
+    yield Finding(
+        "home", True, str(settings.home) + ("" if settings.home.exists() else " (made by the first run)")
+    )
     for package in _PACKAGES:
         try:
             yield Finding(f"version {package}", True, version(package))
@@ -76,7 +87,9 @@ def _torch() -> Iterator[Finding]:
     else:
         yield Finding("gpu", True, "none: everything runs on the CPU")
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
-    yield Finding("numerics", True, f"sampling and training in {dtype} on {device}, {torch.get_num_threads()} threads")
+    yield Finding(
+        "numerics", True, f"sampling and training in {dtype} on {device}, {torch.get_num_threads()} threads"
+    )
 
 
 def _default_model() -> Finding:

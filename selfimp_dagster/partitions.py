@@ -2,5 +2,7 @@
 
 import dagster as dg
 
-rounds = dg.DynamicPartitionsDefinition(name="rounds")
+ROUNDS = "rounds"
+
+rounds = dg.DynamicPartitionsDefinition(name=ROUNDS)
 """Keys are `<campaign>/<0000>`; `RoundKey.parse` is the only reader of that grammar."""

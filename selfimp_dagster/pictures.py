@@ -50,10 +50,12 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> bytes:
         places = [place + shift for place, suite in enumerate(suites) if suite in mine]
         found = [mine[suite] for suite in suites if suite in mine]
         errors = _errors(found)
-        axes.bar(places, [row["accuracy"] for row in found], 0.34, yerr=errors, color=color, label=arm, capsize=3)
+        axes.bar(
+            places, [row["accuracy"] for row in found], 0.34, yerr=errors, color=color, label=arm, capsize=3
+        )
     axes.set_xticks(range(len(suites)), suites)
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     return _png(axes)
 
 
@@ -96,7 +98,7 @@ def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
             )
             if come_from == -1:
                 axes.plot(-1, row["incumbent_anchor"], "s", color=_GREY)
-        axes.set_title(f"{campaign}: ● promoted, × rejected, ■ base model", fontsize=9, loc="left")
+        axes.set_title(f"{campaign}: ● promoted, x rejected, ■ base model", fontsize=9, loc="left")
         axes.set_xticks([-1, *places.values()], ["base", *(name.split("/")[1] for name in places)])
         axes.set_ylim(0, 1)
     return _figure_png(figure)

@@ -33,7 +33,9 @@ def table(rows: pl.DataFrame, limit: int = _SAMPLE_ROWS) -> dg.TableMetadataValu
             dg.TableRecord({name: _cell(value) for name, value in row.items()})
             for row in rows.head(limit).iter_rows(named=True)
         ],
-        schema=dg.TableSchema([dg.TableColumn(name, _column_type(kind)) for name, kind in rows.schema.items()]),
+        schema=dg.TableSchema(
+            [dg.TableColumn(name, _column_type(kind)) for name, kind in rows.schema.items()]
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.progress import (
@@ -28,13 +28,7 @@ class Bar(Protocol):
 class Progress(Protocol):
     """Opens a bar for a stage of `total` units; the bar closes with the context."""
 
-    def stage(self, label: str, total: float, unit: str) -> "ProgressContext": ...
-
-
-class ProgressContext(Protocol):
-    def __enter__(self) -> Bar: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
+    def stage(self, label: str, total: float, unit: str) -> AbstractContextManager[Bar]: ...
 
 
 class _SilentBar:
@@ -51,9 +45,7 @@ class SilentProgress:
 
 
 class _LogBar:
-    def __init__(
-        self, log: Callable[[str], None], label: str, total: float, unit: str, every: float
-    ) -> None:
+    def __init__(self, log: Callable[[str], None], label: str, total: float, unit: str, every: float) -> None:
         self._log, self._label, self._total, self._unit, self._every = log, label, total, unit, every
         self._done = 0.0
         self._started = self._last = time.monotonic()

@@ -13,121 +13,121 @@ import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
 
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String}))
 
 TASKS = pl.Schema(
     {
-        "task_id": pl.String,
-        "pool": pl.String,  # train, anchor, fresh or guard
-        "skill": pl.String,
-        "suite": pl.String,  # where the task comes from: a suite kind and its family or file
-        "difficulty": pl.Float64,
-        "prompt": pl.String,
-        "answer": pl.String,  # null where only a program can judge
-        "verifier": pl.String,
-        "entry": pl.String,  # JSON that the verifier needs beyond the answer
-        "source": pl.String,  # generator, file, refined_outputs
-        "parent_ids": pl.List(pl.String),
-        "generation_depth": pl.Int64,  # 0: not written by a model
+        "task_id": pl.String(),
+        "pool": pl.String(),  # train, anchor, fresh or guard
+        "skill": pl.String(),
+        "suite": pl.String(),  # where the task comes from: a suite kind and its family or file
+        "difficulty": pl.Float64(),
+        "prompt": pl.String(),
+        "answer": pl.String(),  # null where only a program can judge
+        "verifier": pl.String(),
+        "entry": pl.String(),  # JSON that the verifier needs beyond the answer
+        "source": pl.String(),  # generator, file, refined_outputs
+        "parent_ids": pl.List(pl.String()),
+        "generation_depth": pl.Int64(),  # 0: not written by a model
     }
 )
 
 SAMPLES = pl.Schema(
     {
-        "sample_id": pl.String,
-        "task_id": pl.String,
-        "round": pl.String,
-        "policy_hash": pl.String,
-        "generation": pl.String,  # SE, R or I
+        "sample_id": pl.String(),
+        "task_id": pl.String(),
+        "round": pl.String(),
+        "policy_hash": pl.String(),
+        "generation": pl.String(),  # SE, R or I
         "messages": MESSAGES,
-        "response": pl.String,
-        "prompt_tokens": pl.Int64,
-        "completion_tokens": pl.Int64,
-        "sum_logprob": pl.Float64,  # nats, untempered policy
-        "mean_logprob": pl.Float64,
-        "finish_reason": pl.String,  # stop or length
-        "sampling": pl.String,  # JSON of the sampling parameters
-        "seed": pl.Int64,
-        "parent_sample_id": pl.String,
+        "response": pl.String(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "sum_logprob": pl.Float64(),  # nats, untempered policy
+        "mean_logprob": pl.Float64(),
+        "finish_reason": pl.String(),  # stop or length
+        "sampling": pl.String(),  # JSON of the sampling parameters
+        "seed": pl.Int64(),
+        "parent_sample_id": pl.String(),
     }
 )
 
 REWARDS = pl.Schema(
     {
-        "sample_id": pl.String,
-        "reward": pl.String,
-        "kind": pl.String,  # H, M or V
-        "value": pl.Float64,
-        "confidence": pl.Float64,
-        "evidence": pl.String,
+        "sample_id": pl.String(),
+        "reward": pl.String(),
+        "kind": pl.String(),  # H, M or V
+        "value": pl.Float64(),
+        "confidence": pl.Float64(),
+        "evidence": pl.String(),
     }
 )
 
 SELECTION = pl.Schema(
     {
-        "sample_id": pl.String,
-        "task_id": pl.String,
-        "position": pl.Int64,  # place of the step in the chain
-        "step": pl.String,
-        "score": pl.Float64,
-        "kept": pl.Boolean,
-        "reason": pl.String,
-        "evidence": pl.String,  # JSON: what it duplicates, which evaluation item it matches
+        "sample_id": pl.String(),
+        "task_id": pl.String(),
+        "position": pl.Int64(),  # place of the step in the chain
+        "step": pl.String(),
+        "score": pl.Float64(),
+        "kept": pl.Boolean(),
+        "reason": pl.String(),
+        "evidence": pl.String(),  # JSON: what it duplicates, which evaluation item it matches
     }
 )
 
 TRAINING = pl.Schema(
     {
-        "sample_id": pl.String,
-        "update": pl.String,  # sft, preference or scalar
-        "weight": pl.Float64,
-        "origin_round": pl.String,  # the round whose selected subset the row comes from
+        "sample_id": pl.String(),
+        "update": pl.String(),  # sft, preference or scalar
+        "weight": pl.Float64(),
+        "origin_round": pl.String(),  # the round whose selected subset the row comes from
     }
 )
 
 TRAINING_CURVE = pl.Schema(
     {
-        "step": pl.Int64,
-        "epoch": pl.Float64,
-        "loss": pl.Float64,
-        "learning_rate": pl.Float64,
-        "grad_norm": pl.Float64,
+        "step": pl.Int64(),
+        "epoch": pl.Float64(),
+        "loss": pl.Float64(),
+        "learning_rate": pl.Float64(),
+        "grad_norm": pl.Float64(),
     }
 )
 
 REFINEMENTS = pl.Schema(
     {
-        "task_id": pl.String,
-        "skill": pl.String,
-        "before_sample_id": pl.String,
-        "after_sample_id": pl.String,
-        "before_answer": pl.String,
-        "after_answer": pl.String,
-        "before_score": pl.Float64,
-        "after_score": pl.Float64,
-        "flip": pl.String,  # none, right->wrong or wrong->right
-        "agreement": pl.Float64,  # share of the votes for the answer after refinement
-        "before_tokens": pl.Int64,
-        "after_tokens": pl.Int64,
-        "accepted": pl.Boolean,  # verified, offered to the next round's corpus
+        "task_id": pl.String(),
+        "skill": pl.String(),
+        "before_sample_id": pl.String(),
+        "after_sample_id": pl.String(),
+        "before_answer": pl.String(),
+        "after_answer": pl.String(),
+        "before_score": pl.Float64(),
+        "after_score": pl.Float64(),
+        "flip": pl.String(),  # none, right->wrong or wrong->right
+        "agreement": pl.Float64(),  # share of the votes for the answer after refinement
+        "before_tokens": pl.Int64(),
+        "after_tokens": pl.Int64(),
+        "accepted": pl.Boolean(),  # verified, offered to the next round's corpus
     }
 )
 
 EVALUATIONS = pl.Schema(
     {
-        "item_id": pl.String,
-        "suite": pl.String,  # anchor, fresh or guard
-        "skill": pl.String,
-        "arm": pl.String,  # incumbent or candidate
-        "policy_hash": pl.String,
-        "response": pl.String,
-        "score": pl.Float64,
-        "flags": pl.List(pl.String),  # truncated, empty, verifier_error
-        "evidence": pl.String,
-        "prompt_tokens": pl.Int64,
-        "completion_tokens": pl.Int64,
-        "fingerprint": pl.String,
-        "reused": pl.Boolean,  # answered in an earlier round by the same weights under the same harness
+        "item_id": pl.String(),
+        "suite": pl.String(),  # anchor, fresh or guard
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "response": pl.String(),
+        "score": pl.Float64(),
+        "flags": pl.List(pl.String()),  # truncated, empty, verifier_error
+        "evidence": pl.String(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+        "reused": pl.Boolean(),  # answered in an earlier round by the same weights under the same harness
     }
 )
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
+from dagster._core.execution.stats import StepEventStatus
 
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import runs_in_flight
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.partitions import rounds
+from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -57,7 +58,7 @@ def run_round(
         )
     job = definitions.resolve_job_def(round_job.name)
     stages = _stages_left(instance, job, definitions.resources["workbench"].artifacts, key)
-    instance.add_dynamic_partitions(rounds.name, [str(key)])
+    instance.add_dynamic_partitions(ROUNDS, [str(key)])
     config = dict(_QUIET)
     if parent is not None:
         config["ops"] = {"incumbent_policy": {"config": {"parent": str(parent)}}}
@@ -100,7 +101,7 @@ def _succeeded(instance: dg.DagsterInstance, key: RoundKey, stage: str, steps: l
     if not records:
         return False
     stats = {s.step_key: s.status for s in instance.get_run_step_stats(records[0].run_id, steps)}
-    return all(step in stats and stats[step] is not None and stats[step].value == "SUCCESS" for step in steps)
+    return all(stats.get(step) is StepEventStatus.SUCCESS for step in steps)
 
 
 def _failure(result: dg.ExecuteInProcessResult, key: RoundKey) -> SelfimpError:

@@ -22,7 +22,7 @@ class Settings:
 
 
 def settings() -> Settings:
-    """SELFIMP_HOME (default: `.selfimp` in the working folder) and SELFIMP_CAMPAIGNS (default: `campaigns`)."""
+    """SELFIMP_HOME (default `.selfimp`) and SELFIMP_CAMPAIGNS (default `campaigns`)."""
     return Settings(
         home=Path(os.environ.get("SELFIMP_HOME", ".selfimp")).resolve(),
         campaigns=Path(os.environ.get("SELFIMP_CAMPAIGNS", "campaigns")).resolve(),

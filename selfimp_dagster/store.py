@@ -120,7 +120,8 @@ class Draft:
         files = {
             str(path.relative_to(self.folder)): file_sha256(path)
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
         }
         data_version = content_hash([files, facts])
         final = self._root / data_version[:16]
@@ -157,9 +158,7 @@ class ArtifactStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def draft(
-        self, key: RoundKey, asset: str, *, parents: dict[str, str], config: dict[str, Any]
-    ) -> Draft:
+    def draft(self, key: RoundKey, asset: str, *, parents: dict[str, str], config: dict[str, Any]) -> Draft:
         """Starts, or finds again, the artifact that these inputs lead to."""
         return Draft(self._root(key, asset), key, asset, parents, config)
 
@@ -188,7 +187,9 @@ class ArtifactStore:
             raise SelfimpError(f"unreadable manifest: {error}", where=str(path), fix=again) from error
         if manifest.format != FORMAT:
             raise SelfimpError(
-                f"the artifact has format {manifest.format}, this version reads {FORMAT}", where=where, fix=again
+                f"the artifact has format {manifest.format}, this version reads {FORMAT}",
+                where=where,
+                fix=again,
             )
         artifact = Artifact(manifest, root)
         if verify:

@@ -22,7 +22,7 @@ from selfimp_dagster.rounds_in_process import open_instance, run_round
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
-GENTLE = 3e-4
+GENTLE = 2e-4
 """A learning rate that teaches `learn` in one round and leaves `keep` as it is."""
 
 RUINOUS = 3e-3

@@ -51,10 +51,13 @@ def checkpoint(
             "rows_of_this_round": facts["rows_of_this_round"],
             "steps": facts["steps"],
             "final_loss": facts["final_loss"],
-            "loss_curve": picture(loss_curve(artifact.table("training_curve", TRAINING_CURVE)), "training loss"),
-            "model_card": dg.MetadataValue.md((artifact.folder / "model" / "README.md").read_text().split("---\n", 2)[2]),
+            "loss_curve": picture(
+                loss_curve(artifact.table("training_curve", TRAINING_CURVE)), "training loss"
+            ),
+            "model_card": dg.MetadataValue.md(
+                (artifact.folder / "model" / "README.md").read_text().split("---\n", 2)[2]
+            ),
             "model": dg.MetadataValue.path(str(artifact.folder / "model")),
             "trained_from": round_link("incumbent_policy", key),
         },
     )
-

@@ -31,9 +31,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         report = read_report(workbench.artifacts, key)
     verdict = report.verdict
     rows = [score.model_dump() for score in report.scores]
-    accuracies = {
-        f"{score.arm}_{score.suite}": score.accuracy for score in report.scores
-    }
+    accuracies = {f"{score.arm}_{score.suite}": score.accuracy for score in report.scores}
     return materialized(
         artifact,
         {

@@ -63,7 +63,9 @@ def generated_corpus(
             "mean_response_tokens": samples["completion_tokens"].mean(),
             "skills": table(by_skill.sort("skill")),
             "rows": table(
-                judged.sort("sample_id").select("sample_id", "skill", "prompt", "response", "answer", "value", "mean_logprob")
+                judged.sort("sample_id").select(
+                    "sample_id", "skill", "prompt", "response", "answer", "value", "mean_logprob"
+                )
             ),
             "engine": dg.MetadataValue.json(artifact.facts["engine"]),
         },

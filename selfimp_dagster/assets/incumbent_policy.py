@@ -1,3 +1,5 @@
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -38,7 +40,7 @@ def incumbent_policy(
         parent = RoundKey.parse(config.parent) if config.parent else None
         artifact = start_round(workbench.open(context), key, parent)
         policy, _ = read_policy(workbench.artifacts, key)
-    metadata = {
+    metadata: dict[str, Any] = {
         "policy_hash": policy.policy_hash,
         "seed": str(policy.seed),
         "directives": dg.MetadataValue.json([d.model_dump(mode="json") for d in policy.directives]),
@@ -50,22 +52,20 @@ def incumbent_policy(
         metadata["weights"] = round_link("checkpoint", policy.weights_round)
     if policy.parent is not None:
         metadata["parent_round"] = round_link("eval_report", policy.parent)
-        metadata |= _link_parent(context, policy.parent, key)
+        metadata["parent_run"] = _link_parent(context, policy.parent, key)
     return materialized(artifact, metadata)
 
 
-def _link_parent(context: dg.AssetExecutionContext, parent: str, key: RoundKey) -> dict[str, dg.MetadataValue]:
-    """Links the parent's checkpoint to this round, and returns the link to the parent's run.
+def _link_parent(context: dg.AssetExecutionContext, parent: str, key: RoundKey) -> dg.MetadataValue:
+    """Links the parent's checkpoint to this round, and returns the link to the run that trained it.
 
     The edge between rounds is data: Dagster refuses a loop over assets (dagster#13368).
     """
     checkpoint = dg.AssetKey("checkpoint")
-    context.log_event(
-        dg.AssetObservation(
-            checkpoint, partition=parent, metadata={"child_round": round_link("incumbent_policy", key)}
-        )
-    )
-    records = context.instance.fetch_materializations(
+    links = {"child_round": round_link("incumbent_policy", key)}
+    context.log_event(dg.AssetObservation(checkpoint, partition=parent, metadata=links))
+    trained = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=checkpoint, asset_partitions=[parent]), limit=1
     ).records
-    return {"parent_run": dg.MetadataValue.dagster_run(record.run_id) for record in records}
+    # A store that was copied here has artifacts without the runs that made them.
+    return dg.MetadataValue.dagster_run(trained[0].run_id) if trained else dg.MetadataValue.null()

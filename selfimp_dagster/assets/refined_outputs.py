@@ -49,7 +49,10 @@ def refined_outputs(
         {
             "dagster/row_count": refinements.height,
             **{name: facts[name] for name in ("accuracy_before", "accuracy_after", "accepted")},
-            **{name: facts[name] for name in ("right_to_wrong", "wrong_to_right", "tokens_before", "tokens_after")},
+            **{
+                name: facts[name]
+                for name in ("right_to_wrong", "wrong_to_right", "tokens_before", "tokens_after")
+            },
             "flips": table(refinements.filter(pl.col("flip") != "none").sort("flip", "task_id")),
             "rows": table(refinements.sort("task_id")),
         },

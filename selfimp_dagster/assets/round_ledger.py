@@ -1,4 +1,5 @@
 import dagster as dg
+import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.eval_report import eval_report
@@ -27,7 +28,33 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
         metadata={
             "dagster/row_count": ledger.height,
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
-            "rounds": table(ledger.drop("checkpoint_hash", "fingerprint", "parent"), limit=200),
+            "rounds": table(ledger.select(_scores(ledger)), limit=200),
+            "verdicts": table(ledger.select("round", "verdict", "decision", "directives"), limit=200),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )
+
+
+def _scores(ledger: pl.DataFrame) -> list[pl.Expr]:
+    """The columns that fit on a page: where a round started, what it changed, what it cost."""
+    suites = [
+        suite
+        for suite in ("anchor", "fresh", "guard")
+        if ledger[f"candidate_{suite}"].null_count() < ledger.height
+    ]
+    return [
+        pl.col("round"),
+        pl.col("weights_round").fill_null("base model").alias("started from"),
+        *(
+            pl.format(
+                "{} -> {}",
+                pl.col(f"incumbent_{suite}").round(3),
+                pl.col(f"candidate_{suite}").round(3),
+            ).alias(suite)
+            for suite in suites
+        ),
+        pl.when("promoted").then(pl.lit("promoted")).otherwise(pl.lit("rejected")).alias("verdict"),
+        pl.col("p_value"),
+        pl.col("tokens"),
+        pl.col("seconds").round(1),
+    ]

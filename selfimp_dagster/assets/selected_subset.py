@@ -27,7 +27,9 @@ def selected_subset(context: dg.AssetExecutionContext, workbench: WorkbenchResou
         artifact = select_subset(workbench.open(context), key)
     selection = artifact.table("selection", SELECTION)
     subset = artifact.table("subset", SUBSET)
-    reasons = selection.filter(~pl.col("kept")).group_by("step", "reason").len("rows").sort("rows", descending=True)
+    reasons = (
+        selection.filter(~pl.col("kept")).group_by("step", "reason").len("rows").sort("rows", descending=True)
+    )
     return materialized(
         artifact,
         {

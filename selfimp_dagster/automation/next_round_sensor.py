@@ -1,5 +1,7 @@
 """Continuation: a finished round leads to the next one, or to the reason why not."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from selfimp_dagster.automation.round_job import round_job
@@ -28,12 +30,14 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
     """
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(
-            asset_key=dg.AssetKey("eval_report"), after_storage_id=int(context.cursor) if context.cursor else None
+            asset_key=dg.AssetKey("eval_report"),
+            after_storage_id=int(context.cursor) if context.cursor else None,
         ),
         limit=_REPORTS_PER_TICK,
         ascending=True,
     ).records
-    cursor, notes, requests = context.cursor, [], {}
+    cursor, notes = context.cursor, list[str]()
+    requests: dict[RoundKey, dg.RunRequest] = {}
     for record in records:
         run = context.instance.get_run_by_id(record.run_id)
         if run is not None and not run.is_finished:
@@ -41,21 +45,27 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
             break  # the same report is read again at the next tick
         cursor = str(record.storage_id)
         if run is None or not run.is_success:
-            notes.append(f"{record.partition_key}: its run did not succeed, so its report counts for nothing.")
+            notes.append(
+                f"{record.partition_key}: its run did not succeed, so its report counts for nothing."
+            )
             continue
         try:
-            request = _request(context.instance, workbench, RoundKey.parse(record.partition_key), run.tags)
+            request = _request(
+                context.instance, workbench, RoundKey.parse(str(record.partition_key)), run.tags
+            )
         except SelfimpError as error:
             notes.append(f"{record.partition_key}: {error}")
             continue
         if isinstance(request, str):
             notes.append(f"{record.partition_key}: {request}")
         else:
-            requests[request.partition_key] = request
+            requests[RoundKey.parse(str(request.partition_key))] = request
     for note in notes:
         context.log.info(note)
     return dg.SensorResult(
-        dynamic_partitions_requests=[rounds.build_add_request(list(requests))] if requests else [],
+        dynamic_partitions_requests=[rounds.build_add_request([str(key) for key in requests])]
+        if requests
+        else [],
         run_requests=list(requests.values()),
         skip_reason=None if requests else " ".join(notes) or "No new evaluation report.",
         cursor=cursor,
@@ -63,7 +73,7 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
 
 
 def _request(
-    instance: dg.DagsterInstance, workbench: WorkbenchResource, finished: RoundKey, tags: dict[str, str]
+    instance: dg.DagsterInstance, workbench: WorkbenchResource, finished: RoundKey, tags: Mapping[str, str]
 ) -> dg.RunRequest | str:
     """The run that a finished round leads to, or why it leads to none."""
     campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")

@@ -7,7 +7,7 @@ from selfimp_dagster.automation.runs import NIGHT_TAG, runs_in_flight
 from selfimp_dagster.campaign import SUFFIX, load_campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.next_round import next_round
-from selfimp_dagster.partitions import rounds
+from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 
 
@@ -37,7 +37,7 @@ def nightly_round(
             notes.append(f"{campaign.name}: {following.decision.reason}")
         else:
             key = str(following.key)
-            context.instance.add_dynamic_partitions(rounds.name, [key])
+            context.instance.add_dynamic_partitions(ROUNDS, [key])
             # The night is part of the run key: a round that failed last night may be run again.
             tags = {NIGHT_TAG: f"{campaign.name} {night}"}
             requests.append(dg.RunRequest(run_key=f"{night} {key}", partition_key=key, tags=tags))

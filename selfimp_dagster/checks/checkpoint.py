@@ -21,7 +21,9 @@ def finite_loss(context: dg.AssetCheckExecutionContext, workbench: WorkbenchReso
 
 
 @dg.asset_check(asset=checkpoint, partitions_def=rounds, blocking=True)
-def complete_model(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def complete_model(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """The folder is a whole model in safetensors format, and its weights are not the ones it began with."""
     artifact = workbench.artifacts.open(RoundKey.parse(context.partition_key), "checkpoint")
     check_model_folder(artifact.folder / "model")

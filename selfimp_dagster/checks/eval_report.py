@@ -10,7 +10,9 @@ from selfimp_dagster.round_key import RoundKey
 
 
 @dg.asset_check(asset=eval_report, partitions_def=rounds, blocking=True)
-def report_complete(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def report_complete(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """Both arms answered every item under the same harness."""
     artifact = workbench.artifacts.open(RoundKey.parse(context.partition_key), "eval_report")
     items = artifact.table("items", TASKS)
@@ -41,7 +43,9 @@ def promoted(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResourc
 
 
 @dg.asset_check(asset=eval_report, partitions_def=rounds)
-def guard_skills_hold(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def guard_skills_hold(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """No guard skill fell beyond its interval."""
     guards = read_report(workbench.artifacts, RoundKey.parse(context.partition_key)).verdict.guards
     return dg.AssetCheckResult(

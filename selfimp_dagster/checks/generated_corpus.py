@@ -12,7 +12,9 @@ from selfimp_dagster.round_key import RoundKey
 
 
 @dg.asset_check(asset=generated_corpus, partitions_def=rounds, blocking=True)
-def no_evaluation_items(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def no_evaluation_items(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """No task of the corpus is an anchor, fresh or guard item of this or an earlier round."""
     key = RoundKey.parse(context.partition_key)
     bench_store = workbench.artifacts
@@ -31,7 +33,9 @@ def no_evaluation_items(context: dg.AssetCheckExecutionContext, workbench: Workb
 
 
 @dg.asset_check(asset=generated_corpus, partitions_def=rounds, blocking=True)
-def every_sample_judged(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def every_sample_judged(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """Tables fit their schemas; every sample answers a task of the corpus, once, and has a reward."""
     artifact = workbench.artifacts.open(RoundKey.parse(context.partition_key), "generated_corpus")
     tasks, samples = artifact.table("tasks", TASKS), artifact.table("samples", SAMPLES)
@@ -42,5 +46,10 @@ def every_sample_judged(context: dg.AssetCheckExecutionContext, workbench: Workb
     broken = rewards.filter(pl.col("confidence") == 0).height
     return dg.AssetCheckResult(
         passed=not (doubled or orphans or unjudged),
-        metadata={"doubled": doubled, "without_task": orphans, "without_reward": unjudged, "verifier_errors": broken},
+        metadata={
+            "doubled": doubled,
+            "without_task": orphans,
+            "without_reward": unjudged,
+            "verifier_errors": broken,
+        },
     )

@@ -8,7 +8,9 @@ from selfimp_dagster.round_key import RoundKey
 
 
 @dg.asset_check(asset=incumbent_policy, partitions_def=rounds)
-def parent_unchanged(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def parent_unchanged(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """The parent round's artifacts are still those that this round was started from."""
     store = workbench.artifacts
     _, artifact = read_policy(store, RoundKey.parse(context.partition_key))

@@ -7,7 +7,9 @@ from selfimp_dagster.round_key import RoundKey
 
 
 @dg.asset_check(asset=refined_outputs, partitions_def=rounds)
-def refinement_helps(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def refinement_helps(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """Refinement turns no more right answers into wrong ones than wrong ones into right ones."""
     facts = workbench.artifacts.open(RoundKey.parse(context.partition_key), "refined_outputs").facts
     return dg.AssetCheckResult(

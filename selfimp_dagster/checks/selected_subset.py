@@ -14,7 +14,9 @@ from selfimp_dagster.round_key import RoundKey
 
 
 @dg.asset_check(asset=selected_subset, partitions_def=rounds, blocking=True)
-def no_contamination(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
+def no_contamination(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
     """No selected row asks an evaluation item of this or an earlier round."""
     key = RoundKey.parse(context.partition_key)
     policy, _ = read_policy(workbench.artifacts, key)
@@ -44,7 +46,11 @@ def kept_and_dropped_are_the_corpus(
     subset = artifact.table("subset", SUBSET)
     return dg.AssetCheckResult(
         passed=set(last["sample_id"]) == set(samples["sample_id"]) and kept == set(subset["sample_id"]),
-        metadata={"samples": samples.height, "kept": len(kept), "dropped": last.filter(~pl.col("kept")).height},
+        metadata={
+            "samples": samples.height,
+            "kept": len(kept),
+            "dropped": last.filter(~pl.col("kept")).height,
+        },
     )
 
 

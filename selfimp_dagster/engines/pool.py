@@ -4,6 +4,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from selfimp_dagster.engines.base import Engine
+from selfimp_dagster.models.loading import DtypeName
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
 
@@ -17,11 +18,11 @@ class EnginePool:
         batch_size: sequences decoded together.
     """
 
-    def __init__(self, *, dtype: str = "auto", device: str = "auto", batch_size: int = 128) -> None:
+    def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 128) -> None:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
         self._loaded: OrderedDict[tuple[str, str], Engine] = OrderedDict()
 
-    def engine(self, folder: Path, policy_hash: str, dtype: str | None = None) -> Engine:
+    def engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None = None) -> Engine:
         """The engine that runs the weights in `folder`, in `dtype` or else in the sampling numerics.
 
         Raises:

@@ -21,26 +21,26 @@ STAGES = ("incumbent_policy", "generated_corpus", "selected_subset", "checkpoint
 
 LEDGER = pl.Schema(
     {
-        "round": pl.String,
-        "parent": pl.String,
-        "weights_round": pl.String,  # whose checkpoint the round started from; null: the base model
-        "promoted": pl.Boolean,
+        "round": pl.String(),
+        "parent": pl.String(),
+        "weights_round": pl.String(),  # whose checkpoint the round started from; null: the base model
+        "promoted": pl.Boolean(),
         **{
-            f"{arm}_{suite}{part}": pl.Float64
+            f"{arm}_{suite}{part}": pl.Float64()
             for suite in _SUITES
             for arm in _ARMS
             for part in ("", "_low", "_high")
         },
-        "p_value": pl.Float64,
-        "alpha": pl.Float64,
-        "verdict": pl.String,
-        "decision": pl.String,
-        "directives": pl.String,  # JSON of the directives that the round was started with
-        "tokens": pl.Int64,
-        "seconds": pl.Float64,
-        **{f"{stage}_seconds": pl.Float64 for stage in STAGES[1:]},
-        "checkpoint_hash": pl.String,
-        "fingerprint": pl.String,
+        "p_value": pl.Float64(),
+        "alpha": pl.Float64(),
+        "verdict": pl.String(),
+        "decision": pl.String(),
+        "directives": pl.String(),  # JSON of the directives that the round was started with
+        "tokens": pl.Int64(),
+        "seconds": pl.Float64(),
+        **{f"{stage}_seconds": pl.Float64() for stage in STAGES[1:]},
+        "checkpoint_hash": pl.String(),
+        "fingerprint": pl.String(),
     }
 )
 

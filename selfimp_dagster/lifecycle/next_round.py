@@ -33,7 +33,9 @@ def next_round(store: ArtifactStore, campaigns: Path, campaign: str) -> NextRoun
         return NextRound(RoundKey(campaign, 0), decide([], plan.continuation, plan.skill_weights))
     last = keys[-1]
     if not store.has(last, "eval_report"):
-        return NextRound(last, Decision(proceed=True, reason=f"Proceeds: {last} was started and is not finished."))
+        return NextRound(
+            last, Decision(proceed=True, reason=f"Proceeds: {last} was started and is not finished.")
+        )
     policy, _ = read_policy(store, last)
     history = read_history(store, policy.line)
     return NextRound(last.next, decide(history, plan.continuation, plan.skill_weights))

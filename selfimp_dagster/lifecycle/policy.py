@@ -77,13 +77,17 @@ def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None)
             seconds_left=campaign.continuation.budget.seconds,
             campaign=campaign,
         )
-        parents = {}
+        parents: dict[str, str] = {}
     else:
         policy, parents = _continue_from(bench, key, parent, campaign)
     draft = bench.store.draft(key, ASSET, parents=parents, config=campaign.model_dump(mode="json"))
     draft.write_json("policy", policy.model_dump(mode="json"))
     return draft.commit(
-        facts={"policy_hash": policy.policy_hash, "parent": policy.parent, "weights_round": policy.weights_round},
+        facts={
+            "policy_hash": policy.policy_hash,
+            "parent": policy.parent,
+            "weights_round": policy.weights_round,
+        },
         measurements={},
     )
 
@@ -110,7 +114,8 @@ def _continue_from(
                 fix=f"materialize refined_outputs and eval_report of {parent} again",
             )
         parents[f"{parent}/checkpoint"] = checkpoint.data_version
-        weights_round, weights_hash = str(parent), checkpoint.facts["policy_hash"]
+        weights_round: str | None = str(parent)
+        weights_hash = checkpoint.facts["policy_hash"]
     else:
         weights_round, weights_hash = before.weights_round, before.policy_hash
     ancestors = (*before.ancestors, str(parent))

@@ -55,11 +55,11 @@ class DurableSampler:
             for batch in self._engine.generate(asked, sampling):
                 rows = [self._row(c, wanted[c.request_id], sampling, generation) for c in batch]
                 self._write(rows)
-                present.update({row["sample_id"]: row for row in rows})
+                present |= _by_id(rows)
                 bar.advance(len(rows))
-        rows = [present[id_] for id_ in wanted]
-        self.tokens += sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
-        return frame(rows, SAMPLES)
+        samples = frame((present[id_] for id_ in wanted), SAMPLES)
+        self.tokens += int(samples.select(pl.sum("prompt_tokens") + pl.sum("completion_tokens")).item())
+        return samples
 
     def _id(self, request: SampleRequest, sampling: Sampling) -> str:
         return sample_id(
@@ -88,11 +88,8 @@ class DurableSampler:
         }
 
     def _read(self) -> dict[str, dict[str, object]]:
-        files = sorted(self._folder.glob("*.parquet"))
-        rows: Iterable[dict[str, object]] = (
-            row for file in files for row in pl.read_parquet(file).iter_rows(named=True)
-        )
-        return {str(row["sample_id"]): row for row in rows}
+        files = self._folder.glob("*.parquet")
+        return _by_id(row for file in files for row in pl.read_parquet(file).iter_rows(named=True))
 
     def _write(self, rows: list[dict[str, object]]) -> None:
         path = self._folder / f"{rows[0]['sample_id']}.parquet"
@@ -103,3 +100,7 @@ class DurableSampler:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise write_error(error, path) from error
+
+
+def _by_id(rows: Iterable[dict[str, object]]) -> dict[str, dict[str, object]]:
+    return {str(row["sample_id"]): row for row in rows}

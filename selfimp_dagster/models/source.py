@@ -69,10 +69,8 @@ def resolve_model(source: str, cache: Path) -> Path:
     parsed = parse_source(source)
     if parsed.kind == "embedded":
         return embedded_model(cache)
-    if parsed.kind == "local":
-        folder = Path(parsed.name).expanduser().resolve()
-    else:
-        folder = _download(parsed, cache)
+    local = parsed.kind == "local"
+    folder = Path(parsed.name).expanduser().resolve() if local else _download(parsed, cache)
     check_model_folder(folder)
     return folder
 

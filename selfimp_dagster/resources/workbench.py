@@ -7,6 +7,7 @@ from pydantic import Field, PrivateAttr
 
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.models.loading import DtypeName
 from selfimp_dagster.progress import LogProgress, Progress
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
@@ -15,7 +16,7 @@ from selfimp_dagster.store import ArtifactStore
 class EnginesResource(dg.ConfigurableResource):
     """Inference engines; each set of weights is loaded once per process and kept."""
 
-    dtype: str = Field(default="auto", description="Numerics of sampling: auto, float32 or bfloat16.")
+    dtype: DtypeName = Field(default="auto", description="Numerics of sampling: auto, float32 or bfloat16.")
     device: str = Field(default="auto", description="auto, or a torch device such as cpu or cuda:0.")
     batch_size: int = Field(default=128, ge=1, description="Sequences decoded together.")
 

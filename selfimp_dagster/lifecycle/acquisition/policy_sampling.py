@@ -37,7 +37,9 @@ def policy_sampling(context: AcquisitionContext, parameters: PolicySampling) -> 
     """
     tasks = context.draw(context.size, context.skill_weights)
     requests = [
-        SampleRequest(task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n))
+        SampleRequest(
+            task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n)
+        )
         for task in tasks.iter_rows(named=True)
         for n in range(parameters.samples_per_task)
     ]

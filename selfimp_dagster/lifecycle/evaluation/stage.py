@@ -168,4 +168,6 @@ def _answers(
 
 def _earlier_answers(store: ArtifactStore, policy: Policy) -> pl.DataFrame:
     reports = (store.open(RoundKey.parse(ancestor), ASSET) for ancestor in policy.ancestors)
-    return pl.concat([EVALUATIONS.to_frame(), *(report.table("evaluations", EVALUATIONS) for report in reports)])
+    return pl.concat(
+        [EVALUATIONS.to_frame(), *(report.table("evaluations", EVALUATIONS) for report in reports)]
+    )

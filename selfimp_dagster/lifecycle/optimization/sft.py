@@ -105,7 +105,12 @@ def _train(
         use_cpu=not torch.cuda.is_available(),
     )
     adapter = (
-        LoraConfig(r=parameters.lora_rank, lora_alpha=2 * parameters.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        LoraConfig(
+            r=parameters.lora_rank,
+            lora_alpha=2 * parameters.lora_rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
         if parameters.lora_rank
         else None
     )

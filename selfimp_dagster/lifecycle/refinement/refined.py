@@ -4,9 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.lifecycle.acquisition.corpus import Sample
+
+
+class RefinementParameters(BaseModel):
+    """What every refinement method can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: int = Field(default=32, ge=1, description="Train tasks answered with and without refinement.")
 
 
 @dataclass(frozen=True)

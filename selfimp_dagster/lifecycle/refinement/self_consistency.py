@@ -3,10 +3,10 @@
 from collections import Counter
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from selfimp_dagster.engines.base import Sampling
-from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext
+from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
 from selfimp_dagster.lifecycle.sampling import SampleRequest
 from selfimp_dagster.records import derive_seed
 from selfimp_dagster.registry import method
@@ -14,12 +14,9 @@ from selfimp_dagster.tasks.pools import tasks_from_frame
 from selfimp_dagster.tasks.verifiers import comparable_answer
 
 
-class SelfConsistency(BaseModel):
+class SelfConsistency(RefinementParameters):
     """Parameters of `self_consistency`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: int = Field(default=32, ge=1, description="Train tasks that are answered with and without voting.")
     votes: int = Field(default=5, ge=2, description="Samples that vote on each task.")
     temperature: float = Field(default=0.7, gt=0, description="Softmax temperature of the votes.")
 
@@ -31,7 +28,9 @@ class SelfConsistency(BaseModel):
     section="5.2",
     paper="arXiv:2203.11171",
 )
-def self_consistency(context: RefinementContext, parameters: SelfConsistency) -> tuple[pl.DataFrame, list[Refined]]:
+def self_consistency(
+    context: RefinementContext, parameters: SelfConsistency
+) -> tuple[pl.DataFrame, list[Refined]]:
     """The majority answer of several samples replaces the greedy one.
 
     A response without an answer does not vote. Ties go to the greedy answer when it is among the
@@ -41,14 +40,18 @@ def self_consistency(context: RefinementContext, parameters: SelfConsistency) ->
     """
     sampling = Sampling(max_new_tokens=context.max_new_tokens, temperature=parameters.temperature)
     requests = [
-        SampleRequest(task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n))
+        SampleRequest(
+            task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n)
+        )
         for task in context.tasks.iter_rows(named=True)
         for n in range(parameters.votes)
     ]
     votes = context.sample(requests, sampling, generation="SE", label="voting")
     by_task = votes.partition_by("task_id", as_dict=True)
     refined = []
-    for task, before in zip(tasks_from_frame(context.tasks), context.before.iter_rows(named=True), strict=True):
+    for task, before in zip(
+        tasks_from_frame(context.tasks), context.before.iter_rows(named=True), strict=True
+    ):
         ballots = by_task[(task.task_id,)].iter_rows(named=True)
         answers = [(comparable_answer(task, ballot["response"]), ballot) for ballot in ballots]
         counts = Counter(answer for answer, _ in answers if answer is not None)

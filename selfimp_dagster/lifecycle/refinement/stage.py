@@ -8,9 +8,9 @@ import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
-from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext
-from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
+from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
 from selfimp_dagster.lifecycle.rewards import answer_rewards
+from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import REFINEMENTS, REWARDS, SAMPLES, TASKS, derive_seed, frame
 from selfimp_dagster.round_key import RoundKey
@@ -34,6 +34,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     checkpoint = bench.store.open(key, "checkpoint")
     choice = campaign.recipe.refinement.with_parameters(overrides)
     method, parameters = choice.resolve("refinement")
+    assert isinstance(parameters, RefinementParameters)
     draft = bench.store.draft(
         key,
         ASSET,

@@ -10,7 +10,6 @@ from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.lifecycle.selection.chain import (
     SelectionContext,
-    SelectionStep,
     funnel,
     kept_sample_ids,
     run_chain,
@@ -24,13 +23,13 @@ ASSET = "selected_subset"
 
 SUBSET = pl.Schema(
     {
-        "sample_id": pl.String,
-        "task_id": pl.String,
-        "round": pl.String,
-        "skill": pl.String,
-        "prompt": pl.String,
+        "sample_id": pl.String(),
+        "task_id": pl.String(),
+        "round": pl.String(),
+        "skill": pl.String(),
+        "prompt": pl.String(),
         "messages": MESSAGES,
-        "response": pl.String,
+        "response": pl.String(),
     }
 )
 """The kept rows, complete: what an optimizer reads. `round` is the round that selected them."""
