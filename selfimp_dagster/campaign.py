@@ -161,10 +161,11 @@ def load_campaign(path: Path) -> Campaign:
         SelfimpError: the file is missing, is not YAML, or does not describe a campaign that can run.
     """
     try:
-        text = path.read_text()
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SelfimpError(
-            f"cannot read the campaign: {error.strerror}",
+            f"cannot read the campaign: {reason}",
             where=str(path),
             fix="name a campaign file, or make one with `selfimp init`",
         ) from error

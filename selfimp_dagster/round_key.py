@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from selfimp_dagster.errors import SelfimpError
 
 CAMPAIGN_PATTERN = r"[a-z0-9][a-z0-9-]{0,40}"
-_ROUND_KEY = re.compile(rf"({CAMPAIGN_PATTERN})/(\d{{4}})")
+_ROUND_KEY = re.compile(rf"({CAMPAIGN_PATTERN})/([0-9]{{4}})")
 
 
 @dataclass(frozen=True, order=True)

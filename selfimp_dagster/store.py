@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class Manifest(BaseModel):
     code_version: str
     facts: dict[str, Any]
     measurements: dict[str, Any]
+
+
+class _Versioned(BaseModel):
+    """What a manifest of any format says."""
+
+    format: int
 
 
 class Artifact:
@@ -95,21 +102,11 @@ class Draft:
     def write_table(self, name: str, table: pl.DataFrame, schema: pl.Schema) -> None:
         """Writes a Parquet table atomically."""
         check_schema(table, schema, where=f"{self._key}/{self._asset}/{name}")
-        self._write(f"{name}.parquet", table.write_parquet)
+        write_parquet(self.folder / f"{name}.parquet", table)
 
     def write_json(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        self._write(f"{name}.json", lambda path: path.write_text(text))
-
-    def _write(self, name: str, write: Any) -> None:
-        path = self.folder / name
-        partial = path.with_name(f".{name}.partial")
-        try:
-            write(partial)
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise write_error(error, path) from error
+        _write(self.folder / f"{name}.json", text.encode())
 
     def commit(self, *, facts: dict[str, Any], measurements: dict[str, Any]) -> Artifact:
         """Hashes every file and makes the draft the artifact of its round, atomically.
@@ -142,11 +139,14 @@ class Draft:
         try:
             for hidden in self.folder.glob(".*"):
                 shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
-            if final.exists():  # made before from other inputs, or altered since: the draft is what it says
-                shutil.rmtree(final)
-            os.replace(self.folder, final)
+            if final.exists() and not all(_holds(final / name, sha256) for name, sha256 in files.items()):
+                shutil.rmtree(final)  # altered since it was made: the draft is what it was
+            if not final.exists():
+                os.replace(self.folder, final)
             partial.write_text(manifest.model_dump_json(indent=2) + "\n")
             os.replace(partial, self._root / MANIFEST)
+            if self.folder.exists():  # the same content was there already, and somebody may be reading it
+                shutil.rmtree(self.folder)
         except OSError as error:
             raise write_error(error, final) from error
         return Artifact(manifest, self._root)
@@ -181,15 +181,15 @@ class ArtifactStore:
                 where=where,
                 fix=f"materialize {asset} of {key} first (store: {self.folder})",
             )
+        content = path.read_bytes()
         try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
+            written = _Versioned.model_validate_json(content).format
+            manifest = Manifest.model_validate_json(content) if written == FORMAT else None
         except ValidationError as error:
             raise SelfimpError(f"unreadable manifest: {error}", where=str(path), fix=again) from error
-        if manifest.format != FORMAT:
+        if manifest is None:
             raise SelfimpError(
-                f"the artifact has format {manifest.format}, this version reads {FORMAT}",
-                where=where,
-                fix=again,
+                f"the artifact has format {written}, this version reads {FORMAT}", where=where, fix=again
             )
         artifact = Artifact(manifest, root)
         if verify:
@@ -210,6 +210,31 @@ class ArtifactStore:
 
     def _root(self, key: RoundKey, asset: str) -> Path:
         return self.folder / key.campaign / f"{key.number:04d}" / asset
+
+
+def write_parquet(path: Path, table: pl.DataFrame) -> None:
+    """Writes a table, whole or not at all.
+
+    Raises:
+        SelfimpError: the disk is full or refuses.
+    """
+    buffer = BytesIO()  # polars has an error of its own for a full disk
+    table.write_parquet(buffer)
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_error(error, path) from error
+
+
+def _holds(file: Path, sha256: str) -> bool:
+    return file.is_file() and file_sha256(file) == sha256
 
 
 def write_error(error: OSError, path: Path) -> SelfimpError:

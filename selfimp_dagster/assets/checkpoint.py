@@ -19,7 +19,7 @@ class CheckpointConfig(dg.Config):
     """What this run asks for in place of the campaign's recipe; empty fields leave it as it is."""
 
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
-    epochs: int | None = Field(default=None, ge=1, description="Passes over the rows.")
+    epochs: float | None = Field(default=None, gt=0, description="Passes over the rows.")
     batch_size: int | None = Field(default=None, ge=1, description="Rows per update.")
 
     def overrides(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from selfimp_dagster.engines.base import Engine
-from selfimp_dagster.models.loading import DtypeName
+from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
 
@@ -30,7 +30,8 @@ class EnginePool:
         """
         from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
-        key = (policy_hash, dtype or self._dtype)
+        numerics = pick_dtype(dtype or self._dtype, pick_device(self._device))
+        key = (policy_hash, str(numerics))
         if key in self._loaded:
             self._loaded.move_to_end(key)
             return self._loaded[key]

@@ -1,6 +1,5 @@
 """The ledger: one row per round over all campaigns, read back from the evaluation reports."""
 
-import os
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +10,7 @@ from selfimp_dagster.lifecycle.history import read_history
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.records import frame
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import ArtifactStore, write_error
+from selfimp_dagster.store import ArtifactStore, write_parquet
 
 _SUITES = ("anchor", "fresh", "guard")
 _ARMS = ("incumbent", "candidate")
@@ -54,13 +53,7 @@ def read_ledger(store: ArtifactStore, campaign: str | None = None) -> pl.DataFra
 def write_ledger(store: ArtifactStore, ledger: pl.DataFrame) -> Path:
     """Writes the ledger beside the campaigns, atomically; it can be rebuilt from the reports at any time."""
     path = store.folder / "ledger.parquet"
-    partial = path.with_suffix(".partial")
-    try:
-        ledger.write_parquet(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise write_error(error, path) from error
+    write_parquet(path, ledger)
     return path
 
 

@@ -1,7 +1,6 @@
 """Sampling that survives being killed: what was drawn is on disk, and is never drawn twice."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import polars as pl
 from selfimp_dagster.engines.base import Completion, Engine, Message, Request, Sampling
 from selfimp_dagster.progress import Progress
 from selfimp_dagster.records import SAMPLES, frame, sample_id
-from selfimp_dagster.store import write_error
+from selfimp_dagster.store import write_parquet
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,7 @@ class DurableSampler:
         return _by_id(row for file in files for row in pl.read_parquet(file).iter_rows(named=True))
 
     def _write(self, rows: list[dict[str, object]]) -> None:
-        path = self._folder / f"{rows[0]['sample_id']}.parquet"
-        partial = path.with_suffix(".partial")
-        try:
-            frame(rows, SAMPLES).write_parquet(partial)
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise write_error(error, path) from error
+        write_parquet(self._folder / f"{rows[0]['sample_id']}.parquet", frame(rows, SAMPLES))
 
 
 def _by_id(rows: Iterable[dict[str, object]]) -> dict[str, dict[str, object]]:

@@ -47,3 +47,28 @@ def verified(rows: pl.DataFrame, context: SelectionContext, parameters: Verified
         )
         .cast(JUDGEMENTS)
     )
+
+
+class FinishedParameters(BaseModel):
+    """Parameters of `finished`: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@method("selection", "finished", parameters=FinishedParameters, section="3.2.1", paper="arXiv:2308.01825")
+def finished(rows: pl.DataFrame, context: SelectionContext, parameters: FinishedParameters) -> pl.DataFrame:
+    """Keeps samples that the policy ended by itself, so that a cut-off response is never imitated.
+
+    The score is 1 for an ended response and 0 for one that reached the token limit.
+    """
+    ended = pl.col("finish_reason") == "stop"
+    return rows.select(
+        "sample_id",
+        ended.cast(pl.Float64).alias("score"),
+        ended.alias("kept"),
+        pl.when(ended)
+        .then(pl.lit("ended by itself"))
+        .otherwise(pl.lit("was cut off at the token limit"))
+        .alias("reason"),
+        pl.struct("finish_reason", "completion_tokens").struct.json_encode().alias("evidence"),
+    ).cast(JUDGEMENTS)

@@ -1,0 +1,148 @@
+"""The shipped campaign, from nothing, for several seeds: what two rounds reach and what they cost.
+
+    python -m benchmarks.arithmetic --out results/ --seeds 0 1 2
+
+Each seed runs `selfimp run arithmetic --rounds 2` in a home of its own, model conversion included. What is in
+force after the rounds is then measured, beside the base model, on 200 items straight from the generators of
+the campaign's mix (100 sums, 100 products; float32, greedy, the last number is the answer). Unlike the
+campaign's own items, these may coincide with train tasks: there are only 100 one-digit products. Writes
+arithmetic.json and prints a table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import reasoning_gym
+import yaml
+
+from selfimp_dagster.campaign import Campaign, load_campaign
+from selfimp_dagster.engines.base import Request, Sampling
+from selfimp_dagster.engines.transformers_engine import TransformersEngine
+from selfimp_dagster.lifecycle.evaluation.statistics import wilson
+from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.source import resolve_model
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.settings import Settings
+from selfimp_dagster.store import ArtifactStore
+from selfimp_dagster.tasks.verifiers import extract_answer
+
+CAMPAIGN = Path(__file__).parent.parent / "campaigns" / "arithmetic.yaml"
+ITEMS_PER_SKILL = 100
+FAR_SEED = 10**9  # far from every seed that a campaign draws with
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = {
+        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "date": time.strftime("%Y-%m-%d"),
+        "seeds": [run_seed(arguments.out, seed, arguments.rounds) for seed in arguments.seeds],
+    }
+    (arguments.out / "arithmetic.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results["seeds"]))
+
+
+def run_seed(out: Path, seed: int, rounds: int) -> dict[str, object]:
+    """One campaign from nothing: its ledger, its wall time, and the mix before and after."""
+    folder = out / f"seed-{seed}"
+    where = Settings(home=(folder / "home").resolve(), campaigns=(folder / "campaigns").resolve())
+    where.campaigns.mkdir(parents=True)
+    text = yaml.safe_load(CAMPAIGN.read_text()) | {"seed": seed}
+    (where.campaigns / CAMPAIGN.name).write_text(yaml.safe_dump(text, sort_keys=False))
+    environment = {**os.environ, "SELFIMP_HOME": str(where.home), "SELFIMP_CAMPAIGNS": str(where.campaigns)}
+    command = [sys.executable, "-m", "selfimp_dagster.cli", "run", "arithmetic", "--rounds", str(rounds)]
+    started = time.monotonic()
+    subprocess.run(command, env=environment, check=True)
+    wall = time.monotonic() - started
+    campaign = load_campaign(where.campaigns / CAMPAIGN.name)
+    ledger = read_ledger(ArtifactStore(where.store)).to_dicts()
+    base = resolve_model(campaign.model, where.models)
+    promoted = [row["round"] for row in ledger if row["promoted"]]
+    return {
+        "seed": seed,
+        "wall_seconds": wall,
+        "rounds": ledger,
+        "mix_before": mix(campaign, base),
+        "mix_after": mix(campaign, checkpoint(where, promoted[-1]) if promoted else base),
+    }
+
+
+def checkpoint(where: Settings, key: str) -> Path:
+    return ArtifactStore(where.store).open(RoundKey.parse(key), "checkpoint").folder / "model"
+
+
+def mix(campaign: Campaign, model: Path) -> dict[str, object]:
+    """Greedy float32 accuracy on items straight from the generators, in all and by skill."""
+    engine = TransformersEngine(model, dtype="float32")
+    right: dict[str, int] = {}
+    for skill, source in campaign.skills.items():
+        items = reasoning_gym.create_dataset(
+            source.family, size=ITEMS_PER_SKILL, seed=FAR_SEED, **source.parameters
+        )
+        answers = {str(place): item["answer"] for place, item in enumerate(items)}
+        requests = [Request(str(n), campaign.messages(item["question"]), 0) for n, item in enumerate(items)]
+        sampling = Sampling(max_new_tokens=campaign.evaluation.max_new_tokens, temperature=0)
+        right[skill] = sum(
+            extract_answer(completion.response, expected_numeric=True) == answers[completion.request_id]
+            for batch in engine.generate(requests, sampling)
+            for completion in batch
+        )
+    n = ITEMS_PER_SKILL * len(right)
+    low, high = wilson(sum(right.values()), n)
+    return {
+        "policy_hash": policy_hash(model),
+        "accuracy": sum(right.values()) / n,
+        "low": low,
+        "high": high,
+        "n": n,
+        "skills": {skill: count / ITEMS_PER_SKILL for skill, count in right.items()},
+    }
+
+
+def table(seeds: list[dict]) -> str:
+    """Markdown: a line per seed and round, then the mix."""
+    lines = [
+        "| seed | round | anchor | fresh | guard | verdict | tokens | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for seed in seeds:
+        for row in seed["rounds"]:
+            cells = [
+                f"{row[f'incumbent_{suite}']:.3f} -> {row[f'candidate_{suite}']:.3f} "
+                f"({row[f'candidate_{suite}_low']:.3f} to {row[f'candidate_{suite}_high']:.3f})"
+                for suite in ("anchor", "fresh", "guard")
+            ]
+            verdict = "promoted" if row["promoted"] else "rejected"
+            cells += [verdict, f"{row['tokens']:,}", f"{row['seconds']:.0f}"]
+            lines.append(f"| {seed['seed']} | {row['round']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| seed | mix before | mix after (95 %) | by skill | wall seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for seed in seeds:
+        before, after = seed["mix_before"], seed["mix_after"]
+        skills = ", ".join(f"{skill} {value:.2f}" for skill, value in after["skills"].items())
+        lines.append(
+            f"| {seed['seed']} | {before['accuracy']:.3f} | {after['accuracy']:.3f} "
+            f"({after['low']:.3f} to {after['high']:.3f}) | {skills} | {seed['wall_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What is wrong with a campaign file is said when it is read: the file, the field, what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from home import file_skill, merged, tiny_campaign, write_tasks
+
+from selfimp_dagster.campaign import Campaign, campaign_schema, load_campaign
+from selfimp_dagster.errors import SelfimpError
+
+_SHIPPED = Path(__file__).parents[2] / "campaigns" / "arithmetic.yaml"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a campaign file with changes; no test here loads its model."""
+    write_tasks(tmp_path)
+
+    def write(name: str = "tiny", **changes: Any) -> Path:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(merged(tiny_campaign(tmp_path), changes)))
+        return path
+
+    return write
+
+
+def _refusal(path: Path) -> SelfimpError:
+    with pytest.raises(SelfimpError) as caught:
+        load_campaign(path)
+    return caught.value
+
+
+def test_the_tiny_campaign_is_one(write: Write) -> None:
+    campaign = load_campaign(write())
+    assert campaign.name == "tiny"
+    assert campaign.skill_weights == {"learning": 1.0}
+
+
+_STEPS = tiny_campaign(Path())["recipe"]["selection"]
+_BAD_FIELDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "an unknown field": ({"modle": "x"}, ("modle",)),
+    "an unknown field in a section": ({"pools": {"trian": 3}}, ("pools.trian",)),
+    "a wrong type": ({"pools": {"train": "many"}}, ("pools.train", "integer")),
+    "a value out of range": ({"promotion": {"alpha": 2}}, ("promotion.alpha",)),
+    "an unknown method": (
+        {"recipe": {"optimization": {"method": "stf"}}},
+        ("optimization", "'stf'", "choose one of", "sft"),
+    ),
+    "an unknown parameter": (
+        {"recipe": {"optimization": {"method": "sft", "learnign_rate": 1}}},
+        ("optimization", "learnign_rate"),
+    ),
+    "a parameter of a wrong type": (
+        {"recipe": {"acquisition": {"method": "policy_sampling", "samples_per_task": "four"}}},
+        ("acquisition", "samples_per_task"),
+    ),
+    "an unknown parameter in the chain": (
+        {"recipe": {"selection": [*_STEPS[:-1], {"method": "cap_per_task", "capp": 1}]}},
+        ("selection.4", "capp"),
+    ),
+    "a chain without an always-on step": (
+        {"recipe": {"selection": [step for step in _STEPS if step["method"] != "decontamination"]}},
+        ("selection", "decontamination is there 0 times"),
+    ),
+    "an unknown suite": ({"skills": {"learning": {"suite": "fiel"}}}, ("skills.learning", "suite")),
+    "a skill's name": ({"skills": {"to learn": file_skill("learn.jsonl")}}, ("skills", "'to learn'")),
+    "no planned rounds": ({"continuation": {"rounds": 0}}, ("continuation.rounds",)),
+    "a numerics that is none": ({"evaluation": {"dtype": "float7"}}, ("evaluation.dtype",)),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), _BAD_FIELDS.values(), ids=_BAD_FIELDS.keys())
+def test_a_bad_field_is_refused_by_its_name(
+    write: Write, changes: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    path = write(**changes)
+    error = _refusal(path)
+    assert str(path) in error.where
+    for words in said:
+        assert words in f"{error.where} {error.what}", words
+
+
+def test_every_bad_field_is_named_at_once(write: Write) -> None:
+    error = _refusal(write(modle="x", seed="x", pools={"fresh": -1}))
+    assert all(field in error.what for field in ("modle", "seed", "pools.fresh"))
+
+
+def test_pools_that_share_prompts_are_refused(write: Write) -> None:
+    error = _refusal(write(guard={"keeping": file_skill("learn.jsonl")}))
+    assert "keeping" in str(error)
+    assert "learning" in str(error)
+
+
+def test_too_few_items_for_the_gain_are_refused_with_how_many_it_takes(write: Write) -> None:
+    error = _refusal(write(promotion={"minimum_gain": 0.05, "discordance": 0.3}))
+    assert "100 evaluation items detect a gain of 0.05" in error.what
+    assert "promotion" in error.where
+    assert "at least" in error.fix
+
+
+def test_what_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("name: tiny\nskills: {learning: [\n")
+    error = _refusal(path)
+    assert error.where.startswith(f"{path}, line ")
+    assert "not valid YAML" in error.what
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "just text\n"], ids=["empty", "list", "text"])
+def test_yaml_that_is_no_campaign_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    error = _refusal(path)
+    assert error.where == str(path)
+    assert error.what == "not a campaign"
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_bytes(b"name: \xff\xfe\x00")
+    assert str(path) in _refusal(path).where
+
+
+def test_a_missing_file_is_refused_with_a_way_to_make_one(tmp_path: Path) -> None:
+    error = _refusal(tmp_path / "none.yaml")
+    assert error.where == str(tmp_path / "none.yaml")
+    assert "selfimp init" in error.fix
+
+
+def test_a_file_whose_name_is_not_the_campaigns_is_refused(write: Write) -> None:
+    error = _refusal(write("other"))
+    assert error.where.endswith("other.yaml: name")
+    assert "'tiny'" in error.what
+
+
+def test_a_missing_task_file_is_refused_with_its_skill(write: Write) -> None:
+    path = write(skills={"learning": file_skill("nowhere.jsonl")})
+    error = _refusal(path)
+    assert "skills.learning" in error.where
+    assert "nowhere.jsonl" in str(error)
+
+
+def test_a_task_file_without_the_mapped_column_is_refused_with_its_columns(write: Write) -> None:
+    path = write(skills={"learning": {**file_skill("learn.jsonl"), "prompt_column": "frage"}})
+    error = _refusal(path)
+    assert "skills.learning" in error.where
+    assert "frage" in str(error)
+    assert "question" in str(error)
+
+
+def test_parameters_are_overridden_field_by_field() -> None:
+    recipe = Campaign.model_validate(tiny_campaign(Path())).recipe
+    choice = recipe.acquisition.with_parameters({"sampling": {"temperature": 0.5}})
+    assert choice.parameters["sampling"] == {"max_new_tokens": 4, "temperature": 0.5}
+    assert recipe.acquisition.parameters["sampling"] == {"max_new_tokens": 4}
+
+
+def test_the_schema_for_editors_accepts_the_shipped_campaign_and_refuses_what_is_wrong() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(campaign_schema())
+    shipped = yaml.safe_load(_SHIPPED.read_text())
+    assert [error.message for error in validator.iter_errors(shipped)] == []
+    assert not validator.is_valid(merged(shipped, {"modle": "x"}))
+    assert not validator.is_valid(merged(shipped, {"recipe": {"optimization": {"method": "stf"}}}))
+    assert not validator.is_valid(merged(shipped, {"recipe": {"optimization": {"learnign_rate": 1}}}))
+
+
+def test_the_shipped_campaign_is_valid() -> None:
+    assert load_campaign(_SHIPPED).name == "arithmetic"
