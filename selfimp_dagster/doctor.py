@@ -39,7 +39,7 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Looks at cores, memory, disk, accelerators, engines, the default model and versions."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
+    yield Finding("cores", True, f"{os.cpu_count()}")
     memory = psutil.virtual_memory()
     enough = memory.available > 4 * 2**30
     yield Finding("memory", enough, f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")

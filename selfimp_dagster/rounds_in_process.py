@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -14,9 +15,12 @@ from dagster._core.execution.stats import StepEventStatus
 
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import runs_in_flight
+from selfimp_dagster.campaign import SUFFIX, load_campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.partitions import ROUNDS
+from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -46,6 +50,8 @@ def run_round(
 ) -> None:
     """Runs a round to its end, or the stages of it that an interrupted run left over.
 
+    A round that was begun with another state of its campaign file, or from another parent, starts anew.
+
     Raises:
         SelfimpError: a round of the campaign is in flight elsewhere, or a stage or blocking check failed.
     """
@@ -57,11 +63,18 @@ def run_round(
             fix="wait for it, or end it in the UI (Runs), then try again",
         )
     job = definitions.resolve_job_def(round_job.name)
-    stages = _stages_left(instance, job, definitions.resources["workbench"].artifacts, key)
+    workbench: WorkbenchResource = (definitions.resources or {})["workbench"]
+    stages = _stages_left(instance, job, workbench.artifacts, key)
+    if workbench.artifacts.has(key, STAGES[0]):
+        policy, _ = read_policy(workbench.artifacts, key)
+        parent = parent or (RoundKey.parse(policy.parent) if policy.parent else None)
+        campaign = load_campaign(workbench.campaigns_folder / f"{key.campaign}{SUFFIX}")
+        if campaign != policy.campaign or policy.parent != (str(parent) if parent else None):
+            stages = STAGES  # the campaign was mended, or another parent is asked for: the round starts anew
     instance.add_dynamic_partitions(ROUNDS, [str(key)])
-    config = dict(_QUIET)
-    if parent is not None:
-        config["ops"] = {"incumbent_policy": {"config": {"parent": str(parent)}}}
+    config: dict[str, Any] = dict(_QUIET)
+    if parent is not None and STAGES[0] in stages:
+        config["ops"] = {STAGES[0]: {"config": {"parent": str(parent)}}}
     result = job.execute_in_process(
         run_config=config,
         instance=instance,

@@ -14,7 +14,7 @@ import yaml
 from selfimp_dagster.definitions import build_definitions
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.partitions import rounds
+from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.progress import SilentProgress
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -144,7 +144,10 @@ class Home:
         with self.instance() as instance:
             for key in keys:
                 run_round(
-                    instance, self.definitions, RoundKey.parse(key), RoundKey.parse(parent) if parent else None
+                    instance,
+                    self.definitions,
+                    RoundKey.parse(key),
+                    RoundKey.parse(parent) if parent else None,
                 )
 
     def materialize(
@@ -156,7 +159,7 @@ class Home:
         tags: dict[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Runs the round job, or some of its assets with their checks, as the UI does."""
-        instance.add_dynamic_partitions(rounds.name, [key])
+        instance.add_dynamic_partitions(ROUNDS, [key])
         return self.definitions.resolve_job_def("round_job").execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
             instance=instance,

@@ -78,8 +78,10 @@ def _request(
     """The run that a finished round leads to, or why it leads to none."""
     campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")
     following = next_round(workbench.artifacts, workbench.campaigns_folder, finished.campaign)
-    if following.key != finished.next or has_run(instance, following.key):
-        return "a later round was started already."
+    if following.key != finished.next:
+        return f"it is not the newest round: {following.key} comes next."
+    if has_run(instance, following.key):
+        return f"{following.key} was started already; if it failed, run it again from the UI or the CLI."
     if not following.decision.proceed:
         return following.decision.reason
     night = tags.get(NIGHT_TAG)

@@ -2,12 +2,9 @@
 
 import dagster as dg
 
-from selfimp_dagster.partitions import rounds
-
 round_job = dg.define_asset_job(
     "round_job",
     selection=dg.AssetSelection.groups("round"),
-    partitions_def=rounds,
     executor_def=dg.in_process_executor,
     tags={"dagster/max_runtime": "43200"},
     description="All stages of one round, then the ledger.",

@@ -18,7 +18,7 @@ class EnginePool:
         batch_size: sequences decoded together.
     """
 
-    def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 128) -> None:
+    def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 256) -> None:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
         self._loaded: OrderedDict[tuple[str, str], Engine] = OrderedDict()
 

@@ -267,7 +267,7 @@ class TransformersEngine:
             raise SelfimpError(
                 f"the transformers engine does not compute this architecture ({config.model_type}) rightly",
                 where=str(folder),
-                fix="use a model with plain full attention (Llama, Qwen, SmolLM and the like), or another engine",
+                fix="use a model with plain full attention (Llama, Qwen, SmolLM, ...), or another engine",
             )
 
 

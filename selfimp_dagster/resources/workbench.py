@@ -18,7 +18,7 @@ class EnginesResource(dg.ConfigurableResource):
 
     dtype: DtypeName = Field(default="auto", description="Numerics of sampling: auto, float32 or bfloat16.")
     device: str = Field(default="auto", description="auto, or a torch device such as cpu or cuda:0.")
-    batch_size: int = Field(default=128, ge=1, description="Sequences decoded together.")
+    batch_size: int = Field(default=256, ge=1, description="Sequences decoded together.")
 
     _pool: EnginePool | None = PrivateAttr(default=None)
 

@@ -79,14 +79,21 @@ def test_seeds_fit_into_63_bits_and_depend_on_nothing_else(parts: list[Any]) -> 
 
 
 def test_a_table_of_another_shape_is_refused_with_every_column_that_is_wrong() -> None:
-    table = REWARDS.to_frame().drop("kind").with_columns(pl.lit(1).alias("extra"), pl.col("value").cast(pl.Int64))
+    table = (
+        REWARDS.to_frame().drop("kind").with_columns(pl.lit(1).alias("extra"), pl.col("value").cast(pl.Int64))
+    )
     with pytest.raises(SelfimpError) as caught:
         check_schema(table, REWARDS, "rewards.parquet")
     assert caught.value.where == "rewards.parquet"
-    assert caught.value.what == "columns do not fit: kind is missing; extra is unknown; value is Int64, not Float64"
+    assert (
+        caught.value.what
+        == "columns do not fit: kind is missing; extra is unknown; value is Int64, not Float64"
+    )
 
 
 def test_a_table_that_fits_is_returned_as_it_is() -> None:
-    table = frame([{"sample_id": "s", "reward": "answer", "kind": "V", "value": 1.0, "confidence": 1.0}], REWARDS)
+    table = frame(
+        [{"sample_id": "s", "reward": "answer", "kind": "V", "value": 1.0, "confidence": 1.0}], REWARDS
+    )
     assert check_schema(table, REWARDS, "rewards") is table
     assert table["evidence"].to_list() == [None]

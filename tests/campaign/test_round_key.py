@@ -47,7 +47,8 @@ def test_text_is_a_key_only_if_the_key_writes_exactly_that_text(text: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["tiny/0000\n", "../x", "tiny/\u0660\u0661\u0662\u0663", "tiny/\uff10\uff10\uff10\uff10", "a/b/0000"]
+    "text",
+    ["tiny/0000\n", "../x", "tiny/\u0660\u0661\u0662\u0663", "tiny/\uff10\uff10\uff10\uff10", "a/b/0000"],
 )
 def test_what_could_leave_the_store_is_refused(text: str) -> None:
     with pytest.raises(SelfimpError, match="is not a round"):

@@ -21,6 +21,10 @@ _REQUESTS = [
 ]
 
 
+class _PowerCut(Exception):
+    """The process stops between two batches."""
+
+
 class _Interrupted(Engine):
     """The engine, until `batches` batches are out; it counts what it is asked for."""
 
@@ -30,12 +34,15 @@ class _Interrupted(Engine):
         self.asked: list[str] = []
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_tokens: Callable[[int], None] = lambda _: None
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_tokens: Callable[[int], None] = lambda _: None,
     ) -> Iterator[list[Completion]]:
         self.asked += [request.request_id for request in requests]
         for number, batch in enumerate(self._engine.generate(requests, sampling, on_tokens)):
             if number == self._batches:
-                raise KeyboardInterrupt
+                raise _PowerCut
             yield batch
 
     def describe(self) -> dict[str, Any]:
@@ -52,7 +59,10 @@ def _sampler(engine: Engine, folder: Path) -> DurableSampler:
 
 
 def _rows(
-    engine: Engine, folder: Path, requests: Sequence[SampleRequest] = _REQUESTS, sampling: Sampling = _SAMPLING
+    engine: Engine,
+    folder: Path,
+    requests: Sequence[SampleRequest] = _REQUESTS,
+    sampling: Sampling = _SAMPLING,
 ) -> list[dict[str, Any]]:
     return _sampler(engine, folder).sample(requests, sampling, generation="SE", label="sampling").to_dicts()
 
@@ -74,7 +84,7 @@ def test_interrupted_after_some_batches_the_rest_is_drawn_and_nothing_twice(
     engine: Engine, tmp_path: Path, batches: int
 ) -> None:
     whole = _rows(engine, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(_PowerCut):
         _rows(_Interrupted(engine, batches), tmp_path / "halves")
     again = _Interrupted(engine, 99)
     assert _rows(again, tmp_path / "halves") == whole

@@ -18,7 +18,13 @@ from selfimp_dagster.store import FORMAT, MANIFEST, Artifact, ArtifactStore, Dra
 
 _KEY = RoundKey("tiny", 0)
 _ASSET = "generated_corpus"
-_FILE_SYSTEM_CALLS = ((os, "replace"), (shutil, "rmtree"), (Path, "write_text"), (Path, "unlink"))
+_FILE_SYSTEM_CALLS = (
+    (os, "replace"),
+    (shutil, "rmtree"),
+    (Path, "write_text"),
+    (Path, "write_bytes"),
+    (Path, "unlink"),
+)
 
 
 class _Killed(BaseException):
@@ -31,7 +37,14 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def _rewards(value: float) -> pl.DataFrame:
-    row = {"sample_id": "s", "reward": "answer", "kind": "V", "value": value, "confidence": 1.0, "evidence": ""}
+    row = {
+        "sample_id": "s",
+        "reward": "answer",
+        "kind": "V",
+        "value": value,
+        "confidence": 1.0,
+        "evidence": "",
+    }
     return frame([row], REWARDS)
 
 

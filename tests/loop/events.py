@@ -18,7 +18,9 @@ CHECKS = {
 assert set(CHECKS) == set(STAGES)
 
 
-def materialization(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dg.AssetMaterialization:
+def materialization(
+    instance: dg.DagsterInstance, asset: str, partition: str | None
+) -> dg.AssetMaterialization:
     """The newest materialization of a partition."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(

@@ -96,7 +96,9 @@ def test_both_arms_answer_the_same_items_under_the_same_harness(two_rounds: Home
         assert rows["fingerprint"].n_unique() == 1
 
 
-def test_answers_of_the_same_weights_to_the_same_items_are_taken_from_the_round_before(two_rounds: Home) -> None:
+def test_answers_of_the_same_weights_to_the_same_items_are_taken_from_the_round_before(
+    two_rounds: Home,
+) -> None:
     first, second = (
         two_rounds.store.open(key, "eval_report").table("evaluations", EVALUATIONS) for key in _ROUNDS
     )

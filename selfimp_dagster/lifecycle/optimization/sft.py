@@ -20,12 +20,19 @@ class Sft(BaseModel):
         description="incumbent: this round's rows on the weights in force; base: the rows of all rounds "
         "of the line on the base model (accumulate, never replace).",
     )
+    replay: float = Field(
+        default=0.0,
+        ge=0,
+        description="Rows of earlier rounds mixed in, as a multiple of this round's rows.",
+    )
     epochs: float = Field(default=2, gt=0, description="Passes over the rows.")
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="cosine", description="How the learning rate falls after its warm-up."
     )
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps that the rate rises over.")
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps that the rate rises over."
+    )
     batch_size: int = Field(default=16, ge=1, description="Rows per update.")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
     upper_layers: int | None = Field(
@@ -51,9 +58,7 @@ def sft(context: OptimizationContext, parameters: Sft) -> Update:
     """
     from selfimp_dagster.lifecycle.optimization.sft_trainer import train
 
-    rows = context.rows
-    if parameters.start_from == "base":
-        rows = pl.concat([context.earlier, rows]).unique("sample_id", maintain_order=True)
+    rows = _rows(context, parameters)
     start = context.base if parameters.start_from == "base" else context.incumbent
     curve, tokens = train(rows, start, context, parameters)
     return Update(
@@ -68,3 +73,12 @@ def sft(context: OptimizationContext, parameters: Sft) -> Update:
         facts={"method": "sft", "trained_from": parameters.start_from, "steps": curve.height},
         tokens=tokens,
     )
+
+
+def _rows(context: OptimizationContext, parameters: Sft) -> pl.DataFrame:
+    """This round's rows with all earlier ones (from the base model) or a draw of them (replay)."""
+    rows, earlier = context.rows, context.earlier
+    if parameters.start_from == "incumbent":
+        drawn = min(round(parameters.replay * rows.height), earlier.height)
+        earlier = earlier.sample(drawn, seed=context.seed % 2**32)
+    return pl.concat([earlier, rows]).unique("sample_id", keep="first", maintain_order=True)
