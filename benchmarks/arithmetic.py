@@ -6,13 +6,14 @@ Each seed runs `selfimp run arithmetic --rounds 2` in a home of its own, model c
 force after the rounds is then measured, beside the base model, on 200 items straight from the generators of
 the campaign's mix (100 sums, 100 products; float32, greedy, the last number is the answer). Unlike the
 campaign's own items, these may coincide with train tasks: there are only 100 one-digit products. Writes
-arithmetic.json and prints a table.
+seed-<n>/result.json as it goes, and a table at the end.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -47,27 +48,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = {
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "date": time.strftime("%Y-%m-%d"),
-        "seeds": [run_seed(arguments.out, seed, arguments.rounds) for seed in arguments.seeds],
-    }
-    (arguments.out / "arithmetic.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(table(results["seeds"]))
+    for seed in arguments.seeds:
+        folder = arguments.out / f"seed-{seed}"
+        wall = run_campaign(folder, seed, arguments.rounds)
+        (folder / "result.json").write_text(json.dumps(result(folder, seed, wall), indent=2) + "\n")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}\n")
+    print(table([json.loads(path.read_text()) for path in sorted(arguments.out.glob("seed-*/result.json"))]))
 
 
-def run_seed(out: Path, seed: int, rounds: int) -> dict[str, object]:
-    """One campaign from nothing: its ledger, its wall time, and the mix before and after."""
-    folder = out / f"seed-{seed}"
-    where = Settings(home=(folder / "home").resolve(), campaigns=(folder / "campaigns").resolve())
-    where.campaigns.mkdir(parents=True)
+def settings_in(folder: Path) -> Settings:
+    return Settings(home=(folder / "home").resolve(), campaigns=(folder / "campaigns").resolve())
+
+
+def run_campaign(folder: Path, seed: int, rounds: int) -> float:
+    """Runs one campaign from nothing; its wall time in seconds."""
+    where = settings_in(folder)
+    shutil.copytree(CAMPAIGN.parent, where.campaigns)
     text = yaml.safe_load(CAMPAIGN.read_text()) | {"seed": seed}
     (where.campaigns / CAMPAIGN.name).write_text(yaml.safe_dump(text, sort_keys=False))
     environment = {**os.environ, "SELFIMP_HOME": str(where.home), "SELFIMP_CAMPAIGNS": str(where.campaigns)}
     command = [sys.executable, "-m", "selfimp_dagster.cli", "run", "arithmetic", "--rounds", str(rounds)]
     started = time.monotonic()
     subprocess.run(command, env=environment, check=True)
-    wall = time.monotonic() - started
+    return time.monotonic() - started
+
+
+def result(folder: Path, seed: int, wall: float) -> dict[str, object]:
+    """A campaign's ledger and wall time, and the mix before and after."""
+    where = settings_in(folder)
     campaign = load_campaign(where.campaigns / CAMPAIGN.name)
     ledger = read_ledger(ArtifactStore(where.store)).to_dicts()
     base = resolve_model(campaign.model, where.models)
@@ -131,15 +139,16 @@ def table(seeds: list[dict]) -> str:
             lines.append(f"| {seed['seed']} | {row['round']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| seed | mix before | mix after (95 %) | by skill | wall seconds |",
-        "|---|---|---|---|---|",
+        "| seed | mix before | mix after (95 %) | by skill | wall seconds | outside the stages |",
+        "|---|---|---|---|---|---|",
     ]
     for seed in seeds:
-        before, after = seed["mix_before"], seed["mix_after"]
+        before, after, wall = seed["mix_before"], seed["mix_after"], seed["wall_seconds"]
+        outside = 1 - sum(row["seconds"] for row in seed["rounds"]) / wall
         skills = ", ".join(f"{skill} {value:.2f}" for skill, value in after["skills"].items())
         lines.append(
             f"| {seed['seed']} | {before['accuracy']:.3f} | {after['accuracy']:.3f} "
-            f"({after['low']:.3f} to {after['high']:.3f}) | {skills} | {seed['wall_seconds']:.0f} |"
+            f"({after['low']:.3f} to {after['high']:.3f}) | {skills} | {wall:.0f} | {outside:.1%} |"
         )
     return "\n".join(lines)
 

@@ -124,7 +124,7 @@ def _failure(result: dg.ExecuteInProcessResult, key: RoundKey) -> SelfimpError:
             return SelfimpError(
                 check.description or "a blocking check failed",
                 where=f"{key} {check.asset_key.to_user_string()}: check {check.check_name}",
-                fix="see the check in the UI for its evidence, mend the cause, and run the round again",
+                fix="its evidence is in the UI; run the round again when the cause is mended",
             )
     for event in result.all_events:
         if event.is_step_failure:
@@ -132,6 +132,12 @@ def _failure(result: dg.ExecuteInProcessResult, key: RoundKey) -> SelfimpError:
             if data.user_failure_data is not None and data.user_failure_data.metadata:
                 said = {name: str(value.value) for name, value in data.user_failure_data.metadata.items()}
                 return SelfimpError(said["what"], where=said["where"], fix=said["fix"])
+            if data.error is not None and data.error.cls_name == "DagsterExecutionInterruptedError":
+                return SelfimpError(
+                    "interrupted",
+                    where=f"{key} {event.step_key}",
+                    fix="run the same command again: it goes on where this one stopped",
+                )
             return SelfimpError(
                 str(data.error_display_string).strip(),
                 where=f"{key} {event.step_key}",

@@ -237,10 +237,10 @@ def _holds(file: Path, sha256: str) -> bool:
     return file.is_file() and file_sha256(file) == sha256
 
 
-def write_error(error: OSError, path: Path) -> SelfimpError:
+def write_error(error: Exception, path: Path) -> SelfimpError:
     """A failed write, in words; what was complete before it is untouched."""
     return SelfimpError(
-        f"could not write: {error.strerror or error}",
+        f"could not write: {getattr(error, 'strerror', None) or error}",
         where=str(path),
         fix="free some disk space or fix the permissions, then run the step again: nothing complete was lost",
     )

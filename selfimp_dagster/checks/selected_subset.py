@@ -64,5 +64,5 @@ def enough_rows(context: dg.AssetCheckExecutionContext, workbench: WorkbenchReso
     try:
         require_rows(subset, minimum, key)
     except SelfimpError as error:
-        return dg.AssetCheckResult(passed=False, description=str(error))
+        return dg.AssetCheckResult(passed=False, description=f"{error.what}: {error.fix}.")
     return dg.AssetCheckResult(passed=True, metadata={"rows": subset.height, "minimum": minimum})

@@ -1,6 +1,6 @@
 """The default engine: transformers models with a generation loop made for many short answers.
 
-What it saves over `generate`: the beginning that all prompts share is computed once per call and each
+What it saves over `generate`: the beginning that the prompts of a batch share is computed once and each
 prompt once per group of samples, keys and values are written in place instead of being concatenated,
 rows that ended leave the batch, and only the last position ever meets the vocabulary.
 """
@@ -80,7 +80,7 @@ class TransformersEngine:
             "device": self._device,
             "batch_size": self._batch_size,
             "padding": "left, longest prompts first",
-            "prefix": "common to the call, prefilled once",
+            "prefix": "common to the batch, prefilled once",
             "attention": ATTENTION,
         }
 
@@ -103,12 +103,9 @@ class TransformersEngine:
             _Group(self._encode(messages), tuple(members))
             for messages, members in groupby(requests, key=lambda request: request.messages)
         ]
-        if not groups:
-            return
-        shared = _common_prefix([group.tokens for group in groups])
-        prefix = self._prefill_prefix(shared)
         for batch in _batches(groups, self._batch_size):
-            yield self._decode(batch, len(shared), prefix, sampling, on_tokens)
+            shared = _common_prefix([group.tokens for group in batch])
+            yield self._decode(batch, len(shared), self._prefill_prefix(shared), sampling, on_tokens)
 
     def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         encoded = self._tokenizer.apply_chat_template(

@@ -10,11 +10,12 @@ from selfimp_dagster.lifecycle.evaluation.continuation import decide
 from selfimp_dagster.lifecycle.evaluation.directives import Directive
 from selfimp_dagster.lifecycle.history import read_history
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.hashing import file_sha256, policy_hash
 from selfimp_dagster.models.source import resolve_model
 from selfimp_dagster.records import derive_seed
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
+from selfimp_dagster.tasks.suites import FileSource
 
 ASSET = "incumbent_policy"
 
@@ -87,9 +88,17 @@ def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None)
             "policy_hash": policy.policy_hash,
             "parent": policy.parent,
             "weights_round": policy.weights_round,
+            "task_files": _task_files(campaign, bench.campaigns),
         },
         measurements={},
     )
+
+
+def _task_files(campaign: Campaign, base_folder: Path) -> dict[str, str]:
+    """The sha256 of every task file, so that a round says which tasks it was started with."""
+    sources = [*campaign.skills.values(), *campaign.guard.values()]
+    paths = {source.path for source in sources if isinstance(source, FileSource)}
+    return {path: file_sha256(base_folder / path) for path in sorted(paths)}
 
 
 def _continue_from(

@@ -47,8 +47,10 @@ class FileSource(_Source):
         default=None,
         description="Regular expression whose one group is the final answer within the answer column.",
     )
-    verifier: Literal["math", "exact"] = Field(
-        default="math", description="math: equal as mathematics; exact: equal as normalised text or number."
+    verifier: Literal["math", "exact", "contains"] = Field(
+        default="math",
+        description="math: equal as mathematics; exact: equal as normalised text or number; "
+        "contains: the normalised answer stands in the response as whole words.",
     )
 
     @field_validator("answer_pattern")

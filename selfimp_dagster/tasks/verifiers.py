@@ -58,6 +58,8 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
                 return _judge_by_math(task, response, time_limit)
             case "exact":
                 return _judge_by_equality(task, response)
+            case "contains":
+                return _judge_by_containment(task, response)
             case unknown:
                 raise ValueError(f"there is no verifier {unknown!r}")
     except Exception as error:
@@ -131,6 +133,14 @@ def _judge_by_equality(task: Task, response: str) -> Judgement:
     extracted = _extract(task, response)
     equal = extracted is not None and _canonical(extracted) == _canonical(task.answer)
     return Judgement(float(equal), extracted, "equal" if equal else "not equal")
+
+
+def _judge_by_containment(task: Task, response: str) -> Judgement:
+    if task.answer is None:
+        raise ValueError("the task has no answer to look for")
+    words = rf"(?<!\w){re.escape(_canonical(task.answer))}(?!\w)"
+    found = re.search(words, _canonical(response)) is not None
+    return Judgement(float(found), _extract(task, response), "contained" if found else "not contained")
 
 
 def _is_number(text: str | None) -> bool:

@@ -134,7 +134,7 @@ def test_a_task_without_an_answer_is_judged_by_its_scorer() -> None:
     assert verify(task, "[]").value == 0
 
 
-@pytest.mark.parametrize("verifier", ["math", "exact", "reasoning_gym"])
+@pytest.mark.parametrize("verifier", ["math", "exact", "contains", "reasoning_gym"])
 def test_an_empty_response_is_wrong(verifier: str) -> None:
     judgement = verify(file_task("7", verifier), " \n")
     assert (judgement.value, judgement.evidence, judgement.error) == (0.0, "empty response", False)
@@ -221,3 +221,17 @@ def test_importing_costs_neither_library() -> None:
     code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("Addis Ababa", 1.0),
+        ("The capital of Ethiopia is **addis  ababa**.", 1.0),
+        ("Addis Ababas", 0.0),
+        ("Addis", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_contains_looks_for_whole_words(response: str, value: float) -> None:
+    assert verify(file_task("Addis Ababa", "contains"), response).value == value

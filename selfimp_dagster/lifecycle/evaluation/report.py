@@ -38,6 +38,10 @@ class StageCost(BaseModel):
     tokens: int
 
 
+MEASURED: dict[str, bool | dict[str, bool]] = {"costs": True, "summary": {"tokens": True, "seconds": True}}
+"""What two evaluations of one round may differ in: kept with the artifact's measurements, not its content."""
+
+
 class EvalReport(BaseModel):
     """The report of a round. `fingerprint` names the harness that measured both arms."""
 
@@ -63,4 +67,11 @@ def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:
     Raises:
         SelfimpError: there is none, or it was altered.
     """
-    return EvalReport.model_validate(store.open(key, ASSET).json("report"))
+    artifact = store.open(key, ASSET)
+    report = artifact.json("report")
+    costs: dict[str, dict[str, float]] = artifact.measurements["stages"]
+    report["costs"] = costs
+    report["summary"] |= {
+        measure: sum(cost[measure] for cost in costs.values()) for measure in ("tokens", "seconds")
+    }
+    return EvalReport.model_validate(report)

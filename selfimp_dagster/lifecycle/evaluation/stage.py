@@ -9,7 +9,14 @@ from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
 from selfimp_dagster.lifecycle.evaluation.promotion import judge
-from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, Score, SkillScore, StageCost
+from selfimp_dagster.lifecycle.evaluation.report import (
+    ASSET,
+    MEASURED,
+    EvalReport,
+    Score,
+    SkillScore,
+    StageCost,
+)
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
@@ -97,14 +104,17 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         ),
         costs=costs,
     )
-    draft.write_json("report", report.model_dump(mode="json"))
+    draft.write_json("report", report.model_dump(mode="json", exclude=MEASURED))
     return draft.commit(
         facts={
             "promoted": verdict.promoted,
             "fingerprint": report.fingerprint,
             "policy_hash": arms[in_force][1],
         },
-        measurements=costs[ASSET].model_dump(),
+        measurements={
+            **costs[ASSET].model_dump(),
+            "stages": {stage: cost.model_dump() for stage, cost in costs.items()},
+        },
     )
 
 

@@ -35,14 +35,14 @@ def train(
     tokenizer = load_tokenizer(start)
     model = load_model(start, dtype="float32")
     if parameters.upper_layers is not None:
-        _fix_lower_layers(model, parameters.upper_layers)
+        fix_lower_layers(model, parameters.upper_layers)
     dataset = Dataset.from_list(
         [
             {"prompt": messages, "completion": [{"role": "assistant", "content": response}]}
             for messages, response in rows.select("messages", "response").iter_rows()
         ]
     )
-    trainer = _CompletionTrainer(
+    trainer = CompletionTrainer(
         model=model,
         args=_arguments(parameters, context, len(dataset), str(model.device)),
         train_dataset=dataset,
@@ -69,7 +69,7 @@ def train(
     return curve, trainer.tokens
 
 
-class _CompletionTrainer(SFTTrainer):
+class CompletionTrainer(SFTTrainer):
     """SFTTrainer that projects only labelled positions onto the vocabulary.
 
     TRL does so with Triton, on GPUs alone; on a CPU the masked prompt's logits are about half of a step
@@ -144,7 +144,7 @@ def _adapter(parameters: "Sft") -> LoraConfig | None:
     )
 
 
-def _fix_lower_layers(model: PreTrainedModel, upper: int) -> None:
+def fix_lower_layers(model: PreTrainedModel, upper: int) -> None:
     layers = model.get_decoder().layers
     if upper > len(layers):
         raise SelfimpError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+from safetensors import SafetensorError
 
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import OptimizationContext, Update
@@ -53,7 +54,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     )
     try:
         update: Update = method.function(context, parameters)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise write_error(error, output) from error
     draft.write_table("training", update.training, TRAINING)
     draft.write_table("training_curve", update.curve, TRAINING_CURVE)

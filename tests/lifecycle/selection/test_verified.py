@@ -1,6 +1,8 @@
 import json
 import math
+from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from selfimp_dagster.errors import SelfimpError
@@ -34,3 +36,13 @@ def test_a_reward_that_is_not_a_number_keeps_nothing(corpus, judge, value):
 def test_a_reward_that_no_sample_has_is_refused_by_name(corpus, judge):
     with pytest.raises(SelfimpError, match="no sample has the reward 'vote'"):
         judge("verified", corpus([("a", "1 + 1 =", "2")], rewards={"a": 1.0}), reward="vote")
+
+
+def test_finished_drops_what_was_cut_off(corpus, judge):
+    context = corpus([("a", "1 + 1 =", "2"), ("b", "1 + 1 =", "it is")], rewards={"a": 1.0})
+    cut_off = context.samples.with_columns(
+        finish_reason=pl.when(pl.col("sample_id") == "b").then(pl.lit("length")).otherwise(pl.lit("stop"))
+    )
+    fates = judge("finished", replace(context, samples=cut_off))
+    assert {sample: fate["kept"] for sample, fate in fates.items()} == {"a": True, "b": False}
+    assert "cut off" in fates["b"]["reason"]
