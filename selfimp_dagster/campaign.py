@@ -17,7 +17,7 @@ from selfimp_dagster.lifecycle import acquisition, optimization, refinement, sel
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_power
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
-from selfimp_dagster.registry import Method, Stage, all_methods, find_method
+from selfimp_dagster.registry import PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
 from selfimp_dagster.tasks.pools import Pools, check_disjoint
 from selfimp_dagster.tasks.suites import TaskSource
@@ -69,7 +69,12 @@ class Recipe(_Strict):
     def _methods_fit(self) -> "Recipe":
         for place, stage, choice in self.choices():
             try:
-                choice.resolve(stage)
+                method, _ = choice.resolve(stage)
+                missing = sorted(method.needs - PROVIDED)
+                if missing:
+                    raise ValueError(
+                        f"{place}: {method.name} needs {', '.join(missing)}, which no suite or engine gives"
+                    )
             except ValidationError as error:
                 raise ValueError(f"{place}: {_flat(error)}") from error
             except SelfimpError as error:

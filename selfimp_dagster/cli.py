@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from selfimp_dagster.campaign import SUFFIX, campaign_schema, load_campaign, parse_campaign
 from selfimp_dagster.console import console, print_ledger, print_rows
@@ -111,25 +112,17 @@ def status(
 
 @app.command()
 def methods() -> None:
-    """List every method that a recipe can name: stage, parameters, survey section, paper, needs."""
+    """List every method that a recipe can name: stage, survey section, paper, needs, parameters."""
+    known = all_methods()
     print_rows(
-        ("stage", "method", "what it does", "parameters (default)", "section", "paper", "needs"),
-        (
-            (
-                method.stage,
-                method.name,
-                method.summary,
-                "\n".join(
-                    f"{name} = {field.get_default(call_default_factory=True)}"
-                    for name, field in method.parameters.model_fields.items()
-                ),
-                method.section,
-                method.paper,
-                ", ".join(sorted(method.needs)),
-            )
-            for method in all_methods()
-        ),
+        ("method", "stage", "survey", "paper", "needs"),
+        ((m.name, m.stage, m.section, m.paper, ", ".join(sorted(m.needs))) for m in known),
     )
+    for method in known:
+        console.print(f"[bold]{method.name}[/bold]: {escape(method.summary)}", highlight=False)
+        for name, field in method.parameters.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            console.print(f"    {name} = {default}  [dim]{field.description}[/dim]", highlight=False)
 
 
 @app.command()

@@ -4,28 +4,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+from selfimp_dagster.lifecycle.ledger import STAGES
 
-_STAGE_COLUMNS = {
-    "generated_corpus_seconds": "sample",
-    "selected_subset_seconds": "select",
-    "checkpoint_seconds": "train",
-    "refined_outputs_seconds": "refine",
-    "eval_report_seconds": "evaluate",
-}
+console = Console()
 
 
 def print_ledger(ledger: pl.DataFrame) -> None:
     """Per round: both arms with intervals on every suite, verdict, decision, tokens and seconds."""
     scores = _table("round", "suite", "incumbent", "candidate", title="Accuracy (95 % interval)")
     for row in ledger.iter_rows(named=True):
-        for place, suite in enumerate(("anchor", "fresh", "guard")):
+        for suite in ("anchor", "fresh", "guard"):
             if row[f"incumbent_{suite}"] is not None:
                 arms = [_score(row, f"{arm}_{suite}") for arm in ("incumbent", "candidate")]
-                scores.add_row("" if place else row["round"], suite, *arms)
+                scores.add_row(row["round"], suite, *arms)
         scores.add_section()
     console.print(scores)
     verdicts = _table("round", "verdict", "decision", title="Verdict and decision")
@@ -33,10 +28,13 @@ def print_ledger(ledger: pl.DataFrame) -> None:
         verdict = f"[green]{row['verdict']}" if row["promoted"] else f"[yellow]{row['verdict']}"
         verdicts.add_row(row["round"], verdict, row["decision"])
     console.print(verdicts)
-    costs = _table("round", "tokens", *_STAGE_COLUMNS.values(), "all", title="Cost (seconds by stage)")
+    costs = _table("round", "stage", "seconds", "tokens", title="Cost")
     for row in ledger.iter_rows(named=True):
-        stages = [f"{row[column]:.1f}" for column in _STAGE_COLUMNS]
-        costs.add_row(row["round"], f"{row['tokens']:,}", *stages, f"{row['seconds']:.1f}")
+        for stage in STAGES[1:]:
+            seconds, tokens = row[f"{stage}_seconds"], row[f"{stage}_tokens"]
+            costs.add_row(row["round"], stage, f"{seconds:,.1f}", f"{tokens:,}")
+        costs.add_row(row["round"], "all", f"{row['seconds']:,.1f}", f"{row['tokens']:,}", style="bold")
+        costs.add_section()
     console.print(costs)
 
 
@@ -48,9 +46,9 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str 
 
 
 def _table(*header: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in header:
-        table.add_column(name)
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(header):
+        table.add_column(name, no_wrap=place == 0)
     return table
 
 

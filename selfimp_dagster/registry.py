@@ -11,6 +11,9 @@ from selfimp_dagster.errors import SelfimpError
 Stage = Literal["acquisition", "selection", "optimization", "refinement"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+PROVIDED = frozenset({"verifier", "logprobs"})
+"""What every task suite (a verifier) and every engine (log-probabilities) gives; a method may need more."""
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -19,7 +22,7 @@ class Method:
     """One registered method.
 
     `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the
-    tasks or the engine must provide (for example `answer`, `logprobs`).
+    tasks or the engine must provide (see PROVIDED).
     """
 
     stage: Stage

@@ -2,10 +2,8 @@ import dagster as dg
 import polars as pl
 
 from selfimp_dagster.assets.generated_corpus import generated_corpus
-from selfimp_dagster.lifecycle.evaluation.items import items_until
-from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.checks.contamination import contamination_result
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.presentation import table
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -17,19 +15,8 @@ def no_evaluation_items(
 ) -> dg.AssetCheckResult:
     """No task of the corpus is an anchor, fresh or guard item of this or an earlier round."""
     key = RoundKey.parse(context.partition_key)
-    bench_store = workbench.artifacts
-    policy, _ = read_policy(bench_store, key)
-    items = items_until(policy.campaign, key.number, workbench.campaigns_folder)
-    tasks = bench_store.open(key, "generated_corpus").table("tasks", TASKS)
-    shared = tasks.join(items.select("prompt", item_pool="pool"), on="prompt")
-    return dg.AssetCheckResult(
-        passed=shared.is_empty(),
-        metadata={
-            "tasks": tasks.height,
-            "evaluation_items": items.height,
-            "shared": table(shared.select("task_id", "skill", "prompt", "item_pool")),
-        },
-    )
+    tasks = workbench.artifacts.open(key, "generated_corpus").table("tasks", TASKS)
+    return contamination_result(workbench, key, tasks, row_id="task_id")
 
 
 @dg.asset_check(asset=generated_corpus, partitions_def=rounds, blocking=True)

@@ -2,12 +2,11 @@ import dagster as dg
 import polars as pl
 
 from selfimp_dagster.assets.selected_subset import selected_subset
+from selfimp_dagster.checks.contamination import contamination_result
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, require_rows
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.presentation import table
 from selfimp_dagster.records import SAMPLES, SELECTION
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -19,18 +18,8 @@ def no_contamination(
 ) -> dg.AssetCheckResult:
     """No selected row asks an evaluation item of this or an earlier round."""
     key = RoundKey.parse(context.partition_key)
-    policy, _ = read_policy(workbench.artifacts, key)
-    items = items_until(policy.campaign, key.number, workbench.campaigns_folder)
     subset = workbench.artifacts.open(key, "selected_subset").table("subset", SUBSET)
-    shared = subset.join(items.select("prompt", item_id="task_id", item_pool="pool"), on="prompt")
-    return dg.AssetCheckResult(
-        passed=shared.is_empty(),
-        metadata={
-            "rows": subset.height,
-            "evaluation_items": items.height,
-            "shared": table(shared.select("sample_id", "prompt", "item_id", "item_pool")),
-        },
-    )
+    return contamination_result(workbench, key, subset, row_id="sample_id")
 
 
 @dg.asset_check(asset=selected_subset, partitions_def=rounds, blocking=True)

@@ -38,6 +38,7 @@ LEDGER = pl.Schema(
         "tokens": pl.Int64(),
         "seconds": pl.Float64(),
         **{f"{stage}_seconds": pl.Float64() for stage in STAGES[1:]},
+        **{f"{stage}_tokens": pl.Int64() for stage in STAGES[1:]},
         "checkpoint_hash": pl.String(),
         "fingerprint": pl.String(),
     }
@@ -74,6 +75,7 @@ def _row(store: ArtifactStore, key: RoundKey) -> dict[str, object]:
         "tokens": report.summary.tokens,
         "seconds": report.summary.seconds,
         **{f"{stage}_seconds": cost.seconds for stage, cost in report.costs.items()},
+        **{f"{stage}_tokens": cost.tokens for stage, cost in report.costs.items()},
         "checkpoint_hash": store.open(key, "checkpoint", verify=False).facts["policy_hash"],
         "fingerprint": report.fingerprint,
     }

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from home import file_skill, merged, tiny_campaign, write_tasks
 
+from selfimp_dagster import registry
 from selfimp_dagster.campaign import Campaign, campaign_schema, load_campaign
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.refinement.refined import RefinementParameters
 
 _SHIPPED = Path(__file__).parents[2] / "campaigns" / "arithmetic.yaml"
 
@@ -172,3 +174,24 @@ def test_the_schema_for_editors_accepts_the_shipped_campaign_and_refuses_what_is
 
 def test_the_shipped_campaign_is_valid() -> None:
     assert load_campaign(_SHIPPED).name == "arithmetic"
+
+
+def test_a_method_that_needs_what_is_missing_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+    @registry.method(
+        "refinement",
+        "judged",
+        parameters=RefinementParameters,
+        section="5.2",
+        paper="arXiv:0000.00000",
+        needs=frozenset({"verifier", "judge"}),
+    )
+    def judged() -> None:
+        """Asks a judge."""
+
+    error = _refusal(write(recipe={"refinement": {"method": "judged"}}))
+    assert "refinement: judged needs judge" in error.what
+    assert error.where.endswith("tiny.yaml")

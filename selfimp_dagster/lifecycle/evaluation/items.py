@@ -21,6 +21,11 @@ def items_until(campaign: Campaign, round_number: int, base_folder: Path) -> pl.
     )
 
 
+def shared_with_items(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose `prompt` is that of an evaluation item, with `item_id` and `item_pool`."""
+    return rows.join(items.select("prompt", item_id="task_id", item_pool="pool"), on="prompt")
+
+
 def _pools(campaign: Campaign) -> list[Pool]:
     return ["anchor", "fresh", "guard"] if campaign.guard else ["anchor", "fresh"]
 

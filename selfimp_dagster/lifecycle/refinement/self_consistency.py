@@ -27,6 +27,7 @@ class SelfConsistency(RefinementParameters):
     parameters=SelfConsistency,
     section="5.2",
     paper="arXiv:2203.11171",
+    needs=frozenset({"verifier"}),
 )
 def self_consistency(
     context: RefinementContext, parameters: SelfConsistency

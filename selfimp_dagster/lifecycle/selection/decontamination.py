@@ -59,7 +59,7 @@ class DecontaminationParameters(BaseModel):
 def decontamination(
     rows: pl.DataFrame, context: SelectionContext, parameters: DecontaminationParameters
 ) -> pl.DataFrame:
-    """Drops rows that contain an evaluation item, or a part of one that is its own (see the module).
+    """Drops rows that contain an evaluation item, or a part of one that is its own.
 
     The score is the share of the item's n-grams that were found: 1 for a whole item, 0 for a clean
     row. The evidence names the item, its skill, the rule, the text that it was found in and the

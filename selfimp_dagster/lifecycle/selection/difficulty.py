@@ -32,6 +32,7 @@ class DifficultyBandParameters(BaseModel):
     parameters=DifficultyBandParameters,
     section="3.2.2",
     paper="arXiv:2502.12272",
+    needs=frozenset({"verifier"}),
 )
 def difficulty_band(
     rows: pl.DataFrame, context: SelectionContext, parameters: DifficultyBandParameters

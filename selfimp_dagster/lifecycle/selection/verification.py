@@ -16,7 +16,14 @@ class VerifiedParameters(BaseModel):
     minimum: float = Field(default=1.0, description="The smallest value that is kept.")
 
 
-@method("selection", "verified", parameters=VerifiedParameters, section="3.2.1", paper="arXiv:2203.14465")
+@method(
+    "selection",
+    "verified",
+    parameters=VerifiedParameters,
+    section="3.2.1",
+    paper="arXiv:2203.14465",
+    needs=frozenset({"verifier"}),
+)
 def verified(rows: pl.DataFrame, context: SelectionContext, parameters: VerifiedParameters) -> pl.DataFrame:
     """Keeps samples whose named reward is at least the minimum.
 
