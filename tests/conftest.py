@@ -1,11 +1,15 @@
 """The tiny model, and installations that run campaigns on it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from home import Home
 from tiny_model import build_tiny_model
+
+# A tiny model gains nothing from a second torch thread, and on a busy machine loses most of its time to it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

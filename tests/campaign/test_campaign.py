@@ -11,7 +11,7 @@ from home import file_skill, merged, tiny_campaign, write_tasks
 from selfimp_dagster import registry
 from selfimp_dagster.campaign import Campaign, campaign_schema, load_campaign
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.refinement.refined import RefinementParameters
+from selfimp_dagster.lifecycle.refinement.self_consistency import SelfConsistency
 
 _SHIPPED = Path(__file__).parents[2] / "campaigns" / "arithmetic.yaml"
 
@@ -184,7 +184,7 @@ def test_a_method_that_needs_what_is_missing_is_refused(
     @registry.method(
         "refinement",
         "judged",
-        parameters=RefinementParameters,
+        parameters=SelfConsistency,
         section="5.2",
         paper="arXiv:0000.00000",
         needs=frozenset({"verifier", "judge"}),
