@@ -98,7 +98,7 @@ def test_a_lost_cursor_does_not_repeat_a_round_that_has_a_run(
 ) -> None:
     for status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.FAILURE):
         run = _add_run(instance, "tiny/0002", status)
-        assert "a later round was started already" in _reason(_tick(finished, instance))
+        assert "tiny/0002 was started already" in _reason(_tick(finished, instance))
         instance.delete_run(run.run_id)
     assert _asked(_tick(finished, instance)) == ["tiny/0002"]
 

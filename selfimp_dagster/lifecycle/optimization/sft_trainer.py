@@ -72,7 +72,7 @@ def train(
 class CompletionTrainer(SFTTrainer):
     """SFTTrainer that projects only labelled positions onto the vocabulary.
 
-    TRL does so with Triton, on GPUs alone; on a CPU the masked prompt's logits are about half of a step
+    TRL does so with Triton, on GPUs alone; on a CPU the masked prompt's logits are a fifth of a step
     (benchmarks/training.py). `tokens` counts what went through the model, padding left out.
     """
 
