@@ -71,15 +71,15 @@ def run(
     The rounds are ordinary runs of the Dagster job `round_job` and show in the UI like any other.
     """
     from selfimp_dagster.definitions import build_definitions
-    from selfimp_dagster.progress import TerminalProgress
+    from selfimp_dagster.progress import TerminalProgress, showing
     from selfimp_dagster.resources.workbench import WorkbenchResource
     from selfimp_dagster.rounds_in_process import open_instance, run_round
 
     where = settings()
     store = ArtifactStore(where.store)
     branch = RoundKey.parse(parent) if parent else None
-    definitions = build_definitions(WorkbenchResource.at(where).showing(TerminalProgress()))
-    with open_instance(where.home) as instance:
+    definitions = build_definitions(WorkbenchResource.at(where))
+    with open_instance(where.home) as instance, showing(TerminalProgress()):
         for _ in range(rounds):
             following = next_round(store, where.campaigns, campaign)
             if branch is None and not following.decision.proceed:

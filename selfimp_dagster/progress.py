@@ -1,10 +1,14 @@
 """How long work shows that it is getting on: a bar in a terminal, a line in a log."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +33,27 @@ class Progress(Protocol):
     """Opens a bar for a stage of `total` units; the bar closes with the context."""
 
     def stage(self, label: str, total: float, unit: str) -> AbstractContextManager[Bar]: ...
+
+
+_shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
+
+
+@contextmanager
+def showing(progress: Progress) -> Iterator[None]:
+    """Rounds that run within this context show their progress here instead of in Dagster's log.
+
+    A context variable, because Dagster makes the resources of a run anew from their configuration.
+    """
+    token = _shown.set(progress)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def shown_or(default: Progress) -> Progress:
+    """Where progress is shown now: what `showing` says, else the default."""
+    return _shown.get() or default
 
 
 class _SilentBar:
@@ -101,7 +126,14 @@ class _RichBar:
 
 
 class TerminalProgress:
-    """A live bar with rate and time left for each stage: for the command line."""
+    """A live bar with rate and time left for each stage: for the command line.
+
+    Made before a run begins: Dagster sends the standard output of a step to its compute log, so the
+    terminal is kept under a descriptor of its own.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w"))
 
     @contextmanager
     def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
@@ -115,5 +147,5 @@ class TerminalProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with RichBars(*columns) as bars:
+        with RichBars(*columns, console=self._console) as bars:
             yield _RichBar(bars, bars.add_task(label, total=total, unit=unit))

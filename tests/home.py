@@ -112,7 +112,7 @@ class Home:
     @cached_property
     def workbench(self) -> WorkbenchResource:
         """What Dagster's steps, the sensor and the schedule are handed."""
-        return WorkbenchResource.at(self.settings).showing(SilentProgress())
+        return WorkbenchResource.at(self.settings)
 
     @cached_property
     def definitions(self) -> dg.Definitions:

@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.loading import DtypeName
-from selfimp_dagster.progress import LogProgress, Progress
+from selfimp_dagster.progress import LogProgress, shown_or
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
@@ -37,8 +37,6 @@ class WorkbenchResource(dg.ConfigurableResource):
     models: str = Field(description="Folder that caches base models.")
     engines: EnginesResource
 
-    _progress: Progress | None = PrivateAttr(default=None)
-
     @classmethod
     def at(cls, where: Settings) -> "WorkbenchResource":
         """The workbench of an installation."""
@@ -49,11 +47,6 @@ class WorkbenchResource(dg.ConfigurableResource):
             engines=EnginesResource(),
         )
 
-    def showing(self, progress: Progress) -> "WorkbenchResource":
-        """This workbench with another place for progress than Dagster's log."""
-        self._progress = progress
-        return self
-
     @property
     def artifacts(self) -> ArtifactStore:
         return ArtifactStore(Path(self.store))
@@ -63,11 +56,11 @@ class WorkbenchResource(dg.ConfigurableResource):
         return Path(self.campaigns)
 
     def open(self, context: dg.AssetExecutionContext) -> Workbench:
-        """What the library's stage functions need, with progress going to the step's log."""
+        """What the library's stage functions need; progress goes to the step's log unless shown elsewhere."""
         return Workbench(
             store=self.artifacts,
             engines=self.engines.pool,
             models=Path(self.models),
             campaigns=self.campaigns_folder,
-            progress=self._progress or LogProgress(context.log.info),
+            progress=shown_or(LogProgress(context.log.info)),
         )
