@@ -16,7 +16,6 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichBars
@@ -139,11 +138,10 @@ class TerminalProgress:
     def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             _RateColumn(),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
         )
