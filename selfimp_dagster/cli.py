@@ -70,7 +70,6 @@ def run(
 
     The rounds are ordinary runs of the Dagster job `round_job` and show in the UI like any other.
     """
-    from selfimp_dagster.definitions import build_definitions
     from selfimp_dagster.progress import TerminalProgress, showing
     from selfimp_dagster.resources.workbench import WorkbenchResource
     from selfimp_dagster.rounds_in_process import open_instance, run_round
@@ -78,7 +77,7 @@ def run(
     where = settings()
     store = ArtifactStore(where.store)
     branch = RoundKey.parse(parent) if parent else None
-    definitions = build_definitions(WorkbenchResource.at(where))
+    workbench = WorkbenchResource.at(where)
     with open_instance(where.home) as instance, showing(TerminalProgress()):
         for _ in range(rounds):
             following = next_round(store, where.campaigns, campaign)
@@ -86,7 +85,7 @@ def run(
                 console.print(f"[yellow]{following.decision.reason}")
                 break
             console.rule(f"round {following.key}", align="left")
-            run_round(instance, definitions, following.key, branch)
+            run_round(instance, workbench, following.key, branch)
             branch = None
     print_ledger(read_ledger(store, campaign))
     console.print("See it all: [bold]selfimp ui[/bold]")

@@ -55,19 +55,6 @@ def shown_or(default: Progress) -> Progress:
     return _shown.get() or default
 
 
-class _SilentBar:
-    def advance(self, amount: float = 1) -> None:
-        pass
-
-
-class SilentProgress:
-    """Shows nothing: for tests and for callers that show progress themselves."""
-
-    @contextmanager
-    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
-        yield _SilentBar()
-
-
 class _LogBar:
     def __init__(self, log: Callable[[str], None], label: str, total: float, unit: str, every: float) -> None:
         self._log, self._label, self._total, self._unit, self._every = log, label, total, unit, every

@@ -16,6 +16,7 @@ from dagster._core.execution.stats import StepEventStatus
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import runs_in_flight
 from selfimp_dagster.campaign import SUFFIX, load_campaign
+from selfimp_dagster.definitions import build_definitions
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.policy import read_policy
@@ -46,7 +47,7 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def run_round(
-    instance: dg.DagsterInstance, definitions: dg.Definitions, key: RoundKey, parent: RoundKey | None = None
+    instance: dg.DagsterInstance, workbench: WorkbenchResource, key: RoundKey, parent: RoundKey | None = None
 ) -> None:
     """Runs a round to its end, or the stages of it that an interrupted run left over.
 
@@ -62,8 +63,7 @@ def run_round(
             where=f"campaign {key.campaign}",
             fix="wait for it, or end it in the UI (Runs), then try again",
         )
-    job = definitions.resolve_job_def(round_job.name)
-    workbench: WorkbenchResource = (definitions.resources or {})["workbench"]
+    job = build_definitions(workbench).resolve_job_def(round_job.name)
     stages = _stages_left(instance, job, workbench.artifacts, key)
     if workbench.artifacts.has(key, STAGES[0]):
         policy, _ = read_policy(workbench.artifacts, key)

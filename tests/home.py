@@ -15,7 +15,7 @@ from selfimp_dagster.definitions import build_definitions
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.partitions import ROUNDS
-from selfimp_dagster.progress import SilentProgress
+from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.rounds_in_process import open_instance, run_round
@@ -121,7 +121,9 @@ class Home:
     @cached_property
     def bench(self) -> Workbench:
         """What the library's stages are handed."""
-        return Workbench(self.store, EnginePool(), self.settings.models, self.campaigns, SilentProgress())
+        return Workbench(
+            self.store, EnginePool(), self.settings.models, self.campaigns, LogProgress(lambda line: None)
+        )
 
     def write_campaign(self, name: str = "tiny", **changes: Any) -> Path:
         """Writes the tiny campaign with these fields changed, and its task files."""
@@ -145,7 +147,7 @@ class Home:
             for key in keys:
                 run_round(
                     instance,
-                    self.definitions,
+                    self.workbench,
                     RoundKey.parse(key),
                     RoundKey.parse(parent) if parent else None,
                 )

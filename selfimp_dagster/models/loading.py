@@ -53,9 +53,9 @@ def pick_device(device: str) -> str:
 def pick_dtype(dtype: DtypeName, device: str) -> "torch.dtype":
     """The torch dtype of a name; `auto` is bfloat16 where the device multiplies it faster than float32.
 
-    On a CPU that takes AMX: with AVX-512 alone oneDNN multiplies bfloat16 at about half the rate of
-    float32 (benchmarks/engine.py). The answer follows from the hardware, never from a measurement, so
-    that the same machine always samples in the same numerics.
+    On a CPU that takes AMX: with AVX-512 alone nothing was gained (benchmarks/engine.py). The answer
+    follows from the hardware, never from a measurement, so that the same machine always samples in
+    the same numerics.
 
     Args:
         dtype: a dtype's name or `auto`.

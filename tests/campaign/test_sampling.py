@@ -10,7 +10,7 @@ from selfimp_dagster.engines.base import Completion, Engine, Request, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
-from selfimp_dagster.progress import SilentProgress
+from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.records import SAMPLES
 
 _SAMPLING = Sampling(max_new_tokens=4, temperature=1.0)
@@ -55,7 +55,7 @@ def engine(tiny_model: Path) -> Engine:
 
 
 def _sampler(engine: Engine, folder: Path) -> DurableSampler:
-    return DurableSampler(engine, engine.policy_hash, "tiny/0000", folder, SilentProgress())
+    return DurableSampler(engine, engine.policy_hash, "tiny/0000", folder, LogProgress(lambda line: None))
 
 
 def _rows(
