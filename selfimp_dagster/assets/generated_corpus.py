@@ -7,6 +7,7 @@ from pydantic import Field
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
+from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.presentation import materialized, readable_failures, table
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
@@ -51,8 +52,10 @@ def generated_corpus(
     judged = samples.join(artifact.table("rewards", REWARDS), on="sample_id").join(
         artifact.table("tasks", TASKS).select("task_id", "skill", "prompt", "answer"), on="task_id"
     )
-    by_skill = judged.group_by("skill").agg(
-        tasks=pl.col("task_id").n_unique(), samples=pl.len(), pass_rate=pl.col("value").mean()
+    by_skill = (
+        unaided(judged)
+        .group_by("skill")
+        .agg(tasks=pl.col("task_id").n_unique(), samples=pl.len(), pass_rate=pl.col("value").mean())
     )
     return materialized(
         artifact,
@@ -64,7 +67,14 @@ def generated_corpus(
             "skills": table(by_skill.sort("skill")),
             "rows": table(
                 judged.sort("sample_id").select(
-                    "sample_id", "skill", "prompt", "response", "answer", "value", "mean_logprob"
+                    "sample_id",
+                    "skill",
+                    "generation",
+                    "prompt",
+                    "response",
+                    "answer",
+                    "value",
+                    "mean_logprob",
                 )
             ),
             "engine": dg.MetadataValue.json(artifact.facts["engine"]),

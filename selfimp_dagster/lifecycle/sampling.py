@@ -23,6 +23,11 @@ class SampleRequest:
     parent_sample_id: str | None = None
 
 
+def unaided(samples: pl.DataFrame) -> pl.DataFrame:
+    """The samples that tell how hard a task is: those that the policy drew without being helped."""
+    return samples.filter(pl.col("generation") == "SE")
+
+
 class DurableSampler:
     """Draws samples from one set of weights and keeps them in `folder`, one Parquet file a batch.
 

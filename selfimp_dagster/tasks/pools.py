@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.records import TASKS, check_schema, derive_seed, frame
@@ -37,7 +37,10 @@ class Pools(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: int = Field(ge=1, description="Tasks per round to sample training data from.")
+    train: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        description="Tasks per round to sample training data from. A list gives the first rounds of a line "
+        "one number each; the last holds from there on.",
+    )
     anchor: int = Field(ge=0, description="Evaluation items that stay the same for the whole campaign.")
     fresh: int = Field(ge=0, description="Evaluation items drawn anew every round.")
     guard: int = Field(ge=0, description="Items of the guard skills, which must not get worse.")
@@ -48,6 +51,12 @@ class Pools(BaseModel):
         description="Share of all prompts never trained on: half for anchor, half for fresh. "
         "Changing it during a campaign moves prompts between training and evaluation.",
     )
+
+    def train_tasks(self, earlier_rounds: int) -> int:
+        """The train tasks of a round with that many ancestors."""
+        if isinstance(self.train, int):
+            return self.train
+        return self.train[min(earlier_rounds, len(self.train) - 1)]
 
 
 @dataclass(frozen=True)

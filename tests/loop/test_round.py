@@ -251,6 +251,29 @@ def test_the_recipe_can_be_overridden_for_one_run(home: Home) -> None:
     assert samples["sampling"].str.json_path_match("$.temperature").unique().to_list() == ["0.5"]
 
 
+def test_what_helped_a_sample_is_recorded_and_not_trained_on(home: Home) -> None:
+    acquisition = {"method": "policy_sampling", "samples_per_task": 1, "rationalized": 2}
+    home.write_campaign(recipe={"acquisition": acquisition | {"sampling": {"max_new_tokens": 4}}})
+    with home.instance() as instance:
+        stages = ("incumbent_policy", "generated_corpus", "selected_subset")
+        assert home.materialize(instance, str(_FIRST), *stages).success
+    samples = home.store.open(_FIRST, "generated_corpus").table("samples", SAMPLES)
+    helped = samples.filter(pl.col("generation") == "R")
+    assert all("The right answer is 7." in messages[-1]["content"] for messages in helped["messages"])
+    subset = home.store.open(_FIRST, "selected_subset").table("subset", SUBSET)
+    trained_on = subset.join(helped, on="sample_id", how="semi")
+    assert 0 < trained_on.height < subset.height
+    assert [messages[-1]["content"] for messages in trained_on["messages"]] == trained_on["prompt"].to_list()
+
+
+def test_a_list_of_train_pools_gives_each_round_of_a_line_its_own(home: Home) -> None:
+    home.write_campaign(pools={"train": [16, 24]})
+    home.run(str(_FIRST), str(_SECOND))
+    drawn = [home.store.open(key, "generated_corpus").facts["tasks"] for key in (_FIRST, _SECOND)]
+    offered = home.store.open(_FIRST, "refined_outputs").facts["accepted"]
+    assert drawn == [16, 24 + offered]
+
+
 def test_a_round_loads_each_set_of_weights_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
     load = TransformersEngine.__init__

@@ -31,12 +31,14 @@ class AcquisitionContext:
     """What a method may use.
 
     `draw(size, weights)` gives that many train tasks; `messages` turns a prompt into the chat that
-    asks it; `offered` are the accepted refined outputs of the round before.
+    asks it; `judge(tasks, samples)` gives the reward `answer` (records.REWARDS) of every sample;
+    `offered` are the accepted refined outputs of the round before.
     """
 
     draw: Callable[[int, Mapping[str, float]], pl.DataFrame]
     sample: Sample
     messages: Callable[[str], tuple[Message, ...]]
+    judge: Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
     offered: Corpus
     skill_weights: Mapping[str, float]
     size: int

@@ -9,7 +9,7 @@ import polars as pl
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards import answer_rewards
-from selfimp_dagster.lifecycle.sampling import DurableSampler
+from selfimp_dagster.lifecycle.sampling import DurableSampler, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
 from selfimp_dagster.round_key import RoundKey
@@ -29,7 +29,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     parameters_given = dict(overrides)
-    size = parameters_given.pop("tasks", campaign.pools.train)
+    size = parameters_given.pop("tasks", campaign.pools.train_tasks(len(policy.ancestors)))
     choice = campaign.recipe.acquisition.with_parameters(parameters_given)
     method, parameters = choice.resolve("acquisition")
     draft = bench.store.draft(
@@ -57,6 +57,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         draw=draw,
         sample=sampler.sample,
         messages=campaign.messages,
+        judge=answer_rewards,
         offered=_offered(bench.store, policy),
         skill_weights=_skill_weights(policy),
         size=size,
@@ -71,7 +72,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         facts={
             "tasks": corpus.tasks.height,
             "samples": corpus.samples.height,
-            "pass_rate": rewards["value"].mean(),
+            "pass_rate": unaided(corpus.samples).join(rewards, on="sample_id")["value"].mean(),
             "engine": engine.describe(),
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},

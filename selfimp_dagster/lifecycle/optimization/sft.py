@@ -26,6 +26,9 @@ class Sft(BaseModel):
         description="Rows of earlier rounds mixed in, as a multiple of this round's rows.",
     )
     epochs: float = Field(default=2, gt=0, description="Passes over the rows.")
+    most_steps: int | None = Field(
+        default=None, ge=1, description="Updates at which training ends early. None: after all its epochs."
+    )
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="cosine", description="How the learning rate falls after its warm-up."

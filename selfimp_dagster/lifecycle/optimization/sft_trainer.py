@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.optimization.prefix_tree import PrefixTree
 from selfimp_dagster.lifecycle.optimization.update import OptimizationContext
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
 from selfimp_dagster.progress import Bar
@@ -70,10 +71,11 @@ def train(
 
 
 class CompletionTrainer(SFTTrainer):
-    """SFTTrainer that projects only labelled positions onto the vocabulary.
+    """SFTTrainer that computes what the rows of a batch begin with once, and logits for answers alone.
 
-    TRL does so with Triton, on GPUs alone; on a CPU the masked prompt's logits are a fifth of a step
-    (benchmarks/training.py). `tokens` counts what went through the model, padding left out.
+    The rows of a task suite share their instruction, the samples of a task its whole prompt. TRL computes
+    each row by itself, and on a CPU projects the masked prompt onto the vocabulary too; both together are
+    most of a step (benchmarks/training.py). `tokens` counts the tokens of the rows, padding left out.
     """
 
     tokens = 0
@@ -85,19 +87,21 @@ class CompletionTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        self.tokens += int(inputs["attention_mask"].sum())
-        labels = inputs["labels"][:, 1:]
-        places = (labels != -100).any(0).nonzero()[:, 0]
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        self.tokens += sum(lengths)
+        tree = PrefixTree.of(
+            [row[:length] for row, length in zip(inputs["input_ids"].tolist(), lengths, strict=True)],
+            [row[:length] for row, length in zip(inputs["labels"].tolist(), lengths, strict=True)],
+        ).to(inputs["input_ids"].device)
         outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=tree.tokens[None],
+            position_ids=tree.depths[None],
+            attention_mask=tree.visible[None, None],
             use_cache=False,
-            logits_to_keep=places,
+            logits_to_keep=tree.sources,
         )
-        wanted = labels[:, places]
-        labelled = wanted != -100
-        total = cross_entropy(outputs.logits[labelled].float(), wanted[labelled], reduction="sum")
-        loss = total / (labelled.sum() if num_items_in_batch is None else num_items_in_batch)
+        total = cross_entropy(outputs.logits[0].float(), tree.targets, reduction="sum")
+        loss = total / (len(tree.targets) if num_items_in_batch is None else num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -111,6 +115,8 @@ class _Watch(TrainerCallback):
 
 def _arguments(parameters: "Sft", context: OptimizationContext, rows: int, device: str) -> SFTConfig:
     steps = max(1, round(parameters.epochs * rows / parameters.batch_size))
+    if parameters.most_steps is not None:
+        steps = min(steps, parameters.most_steps)
     return SFTConfig(
         output_dir=str(context.output.with_name(".trainer")),
         max_steps=steps,

@@ -5,6 +5,7 @@ from typing import Self
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionContext
 from selfimp_dagster.registry import method
 
@@ -39,9 +40,9 @@ def difficulty_band(
 ) -> pl.DataFrame:
     """Keeps the samples of tasks whose pass rate p lies in [low, high].
 
-    The score is p, over all samples of the task in the corpus that have the reward, including those
-    that earlier steps dropped. p(1-p) is the variance of a pass and what a task can still teach
-    (Foster & Foerster, arXiv:2502.12272); at p = 0 and p = 1 it is nothing.
+    The score is p, over all samples of the task in the corpus that have the reward and were drawn
+    without help, including those that earlier steps dropped. p(1-p) is the variance of a pass and what
+    a task can still teach (Foster & Foerster, arXiv:2502.12272); at p = 0 and p = 1 it is nothing.
 
     Raises:
         SelfimpError: no sample has that reward.
@@ -49,7 +50,8 @@ def difficulty_band(
     low, high = parameters.low, parameters.high
     rate = pl.col("rate")
     passes = (
-        context.samples.select("sample_id", "task_id")
+        unaided(context.samples)
+        .select("sample_id", "task_id")
         .join(context.reward(parameters.reward), on="sample_id")
         .drop_nulls("value")
         .group_by("task_id")

@@ -32,7 +32,8 @@ SUBSET = pl.Schema(
         "response": pl.String(),
     }
 )
-"""The kept rows, complete: what an optimizer reads. `round` is the round that selected them."""
+"""The kept rows, complete: what an optimizer reads. `round` is the round that selected them, `messages` how
+the policy is asked the task, whatever else it was shown when it was sampled."""
 
 
 def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
@@ -64,6 +65,8 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         .select(list(SUBSET))
         .sort("sample_id")
     )
+    asked = [list(campaign.messages(prompt)) for prompt in subset["prompt"]]
+    subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
     return draft.commit(
