@@ -5,8 +5,9 @@
 Each seed runs `selfimp run arithmetic --rounds 2` in a home of its own, model conversion included. What is in
 force after the rounds is then measured, beside the base model, on 200 items straight from the generators of
 the campaign's mix (100 sums, 100 products; float32, greedy, the last number is the answer). Unlike the
-campaign's own items, these may coincide with train tasks: there are only 100 one-digit products. Writes
-seed-<n>/result.json as it goes, and a table at the end.
+campaign's own items, these may coincide with tasks that the campaign drew: there are only 100 one-digit
+products. So the items that it never drew are counted apart. Writes seed-<n>/result.json as it goes, and a
+table at the end.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import wilson
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.source import resolve_model
+from selfimp_dagster.records import TASKS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
@@ -80,12 +82,13 @@ def result(folder: Path, seed: int, wall: float) -> dict[str, object]:
     ledger = read_ledger(ArtifactStore(where.store)).to_dicts()
     base = resolve_model(campaign.model, where.models)
     promoted = [row["round"] for row in ledger if row["promoted"]]
+    drawn = drawn_prompts(where)
     return {
         "seed": seed,
         "wall_seconds": wall,
         "rounds": ledger,
-        "mix_before": mix(campaign, base),
-        "mix_after": mix(campaign, checkpoint(where, promoted[-1]) if promoted else base),
+        "mix_before": mix(campaign, base, drawn),
+        "mix_after": mix(campaign, checkpoint(where, promoted[-1]) if promoted else base, drawn),
     }
 
 
@@ -93,32 +96,51 @@ def checkpoint(where: Settings, key: str) -> Path:
     return ArtifactStore(where.store).open(RoundKey.parse(key), "checkpoint").folder / "model"
 
 
-def mix(campaign: Campaign, model: Path) -> dict[str, object]:
-    """Greedy float32 accuracy on items straight from the generators, in all and by skill."""
+def drawn_prompts(where: Settings) -> set[str]:
+    """Every prompt that the campaign sampled, so may have trained on."""
+    store = ArtifactStore(where.store)
+    tables = (
+        store.open(key, asset).table("tasks", TASKS)
+        for key in store.rounds()
+        for asset in ("generated_corpus", "refined_outputs")
+    )
+    return {prompt for table in tables for prompt in table["prompt"]}
+
+
+def mix(campaign: Campaign, model: Path, drawn: set[str]) -> dict[str, object]:
+    """Greedy float32 accuracy on items straight from the generators, in all, by skill, and if never drawn."""
     engine = TransformersEngine(model, dtype="float32")
-    right: dict[str, int] = {}
+    answered: list[tuple[str, bool, bool]] = []  # skill, right, never drawn
     for skill, source in campaign.skills.items():
         items = reasoning_gym.create_dataset(
             source.family, size=ITEMS_PER_SKILL, seed=FAR_SEED, **source.parameters
         )
-        answers = {str(place): item["answer"] for place, item in enumerate(items)}
         requests = [Request(str(n), campaign.messages(item["question"]), 0) for n, item in enumerate(items)]
         sampling = Sampling(max_new_tokens=campaign.evaluation.max_new_tokens, temperature=0)
-        right[skill] = sum(
-            extract_answer(completion.response, expected_numeric=True) == answers[completion.request_id]
-            for batch in engine.generate(requests, sampling)
-            for completion in batch
-        )
-    n = ITEMS_PER_SKILL * len(right)
-    low, high = wilson(sum(right.values()), n)
+        for batch in engine.generate(requests, sampling):
+            for completion in batch:
+                item = items[int(completion.request_id)]
+                answer = extract_answer(completion.response, expected_numeric=True)
+                answered.append((skill, answer == item["answer"], item["question"] not in drawn))
+    right = sum(right for _, right, _ in answered)
+    low, high = wilson(right, len(answered))
     return {
         "policy_hash": policy_hash(model),
-        "accuracy": sum(right.values()) / n,
+        "accuracy": right / len(answered),
         "low": low,
         "high": high,
-        "n": n,
-        "skills": {skill: count / ITEMS_PER_SKILL for skill, count in right.items()},
+        "n": len(answered),
+        "skills": {skill: share(answered, skill) for skill in campaign.skills},
+        "never_drawn": {
+            skill: share([row for row in answered if row[2]], skill) for skill in campaign.skills
+        },
     }
+
+
+def share(answered: list[tuple[str, bool, bool]], skill: str) -> dict[str, float]:
+    """Accuracy on the items of a skill, and how many they are."""
+    right = [right for name, right, _ in answered if name == skill]
+    return {"accuracy": sum(right) / max(1, len(right)), "n": len(right)}
 
 
 def table(seeds: list[dict]) -> str:
@@ -139,16 +161,22 @@ def table(seeds: list[dict]) -> str:
             lines.append(f"| {seed['seed']} | {row['round']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| seed | mix before | mix after (95 %) | by skill | wall seconds | outside the stages |",
-        "|---|---|---|---|---|---|",
+        "| seed | mix before | mix after (95 %) | by skill (items) | never drawn (items) | wall seconds | "
+        "outside the stages |",
+        "|---|---|---|---|---|---|---|",
     ]
     for seed in seeds:
         before, after, wall = seed["mix_before"], seed["mix_after"], seed["wall_seconds"]
         outside = 1 - sum(row["seconds"] for row in seed["rounds"]) / wall
-        skills = ", ".join(f"{skill} {value:.2f}" for skill, value in after["skills"].items())
+        skills, new = (
+            ", ".join(
+                f"{skill} {value['accuracy']:.2f} ({value['n']})" for skill, value in after[part].items()
+            )
+            for part in ("skills", "never_drawn")
+        )
         lines.append(
             f"| {seed['seed']} | {before['accuracy']:.3f} | {after['accuracy']:.3f} "
-            f"({after['low']:.3f} to {after['high']:.3f}) | {skills} | {wall:.0f} | {outside:.1%} |"
+            f"({after['low']:.3f} to {after['high']:.3f}) | {skills} | {new} | {wall:.0f} | {outside:.1%} |"
         )
     return "\n".join(lines)
 

@@ -15,8 +15,10 @@ _VIEWS = {
     ("selected_subset", "subset"): "subset",
     ("checkpoint", "training"): "training",
     ("checkpoint", "training_curve"): "training_curve",
+    ("refined_outputs", "tasks"): "refined_tasks",
     ("refined_outputs", "refinements"): "refinements",
     ("refined_outputs", "samples"): "refined_samples",
+    ("refined_outputs", "rewards"): "refined_rewards",
     ("eval_report", "items"): "evaluation_items",
     ("eval_report", "evaluations"): "evaluations",
 }

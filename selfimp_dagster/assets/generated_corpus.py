@@ -62,6 +62,7 @@ def generated_corpus(
         {
             "dagster/row_count": samples.height,
             "tasks": artifact.facts["tasks"],
+            "helped_samples": artifact.facts["helped_samples"],
             "pass_rate": artifact.facts["pass_rate"],
             "mean_response_tokens": samples["completion_tokens"].mean(),
             "skills": table(by_skill.sort("skill")),

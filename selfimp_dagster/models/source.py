@@ -92,7 +92,7 @@ def _download(source: ModelSource, cache: Path) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise SelfimpError(
-            f"the hub did not deliver this model: {error}",
+            f"the hub did not deliver this model: {str(error).splitlines()[0]}",
             where=f"{source.name}@{source.revision}",
             fix="check the name, the revision, the network and your access, or use a local folder",
         ) from error

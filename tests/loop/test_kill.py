@@ -34,6 +34,21 @@ _CHANGES: dict[str, Any] = {
 }
 
 
+_DIES_AFTER_THREE_STEPS = """
+import os, signal, sys
+from selfimp_dagster import cli
+from selfimp_dagster.lifecycle.optimization import sft_trainer
+
+def die(self, args, state, control, **others):
+    if state.global_step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sft_trainer._Watch.on_step_end = die
+sys.argv = ["selfimp", "run", "tiny"]
+cli.main()
+"""
+
+
 @pytest.fixture
 def slow(home: Home) -> Home:
     home.write_campaign(**_CHANGES)
@@ -138,6 +153,21 @@ def test_killed_while_training_it_trains_again_and_keeps_what_was_finished(
     written = [path.stat().st_mtime_ns for path in manifests]
     slow.run(str(_KEY))
     assert [path.stat().st_mtime_ns for path in manifests] == written, "finished stages were run again"
+    _assert_same_round(slow, uninterrupted)
+
+
+def test_killed_between_two_optimizer_steps_it_comes_out_the_same(slow: Home, uninterrupted: Home) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", _DIES_AFTER_THREE_STEPS],
+        env={**os.environ, **slow.environment},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert slow.store.has(_KEY, "selected_subset")
+    assert not slow.store.has(_KEY, "checkpoint")
+    slow.run(str(_KEY))
     _assert_same_round(slow, uninterrupted)
 
 

@@ -65,6 +65,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     )
     corpus: Corpus = method.function(context, parameters)
     rewards = answer_rewards(corpus.tasks, corpus.samples)
+    alone = unaided(corpus.samples)
     draft.write_table("tasks", corpus.tasks, TASKS)
     draft.write_table("samples", corpus.samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
@@ -72,7 +73,8 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         facts={
             "tasks": corpus.tasks.height,
             "samples": corpus.samples.height,
-            "pass_rate": unaided(corpus.samples).join(rewards, on="sample_id")["value"].mean(),
+            "helped_samples": corpus.samples.height - alone.height,
+            "pass_rate": alone.join(rewards, on="sample_id")["value"].mean(),
             "engine": engine.describe(),
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},

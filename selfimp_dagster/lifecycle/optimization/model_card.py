@@ -29,12 +29,15 @@ Candidate of round `{policy.round}` of the self-improvement campaign `{campaign.
 | rows trained on | {facts["rows"]}, written by the model itself and verified |
 | final training loss | {facts["final_loss"]:.4f} |
 
-Optimization `{choice.method}`:
+{_method("Acquisition", campaign.recipe.acquisition)}
 
-```json
-{json.dumps(choice.parameters, indent=2, sort_keys=True)}
-```
+{_method("Optimization", choice)}
 
 Whether it was promoted is said by the round's `eval_report`, not here. Load it with
 `AutoModelForCausalLM.from_pretrained(folder)`.
 """
+
+
+def _method(stage: str, choice: MethodChoice) -> str:
+    parameters = json.dumps(choice.parameters, indent=2, sort_keys=True)
+    return f"{stage} `{choice.method}`:\n\n```json\n{parameters}\n```"

@@ -1,7 +1,7 @@
 """Rows that begin alike as one tree of tokens, so that a training step computes each beginning once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -18,49 +18,50 @@ class PrefixTree:
     Prefix Grouper, arXiv:2506.05433).
 
     Attributes:
-        tokens: shape (nodes,), parents before children.
-        depths: shape (nodes,), the position of each token in its row.
-        visible: shape (nodes, nodes), whether node i attends to node j.
-        sources: shape (labelled,), the nodes whose logits predict a labelled token.
-        targets: shape (labelled,), those tokens; once for every row that holds them.
+        tokens: of the nodes, parents before children.
+        parents: the node before each node in its rows, -1 for a first token.
+        depths: the position of each node in its rows.
+        sources: the nodes whose logits predict a labelled token.
+        targets: those tokens; once for every row that holds them.
     """
 
-    tokens: torch.Tensor
-    depths: torch.Tensor
-    visible: torch.Tensor
-    sources: torch.Tensor
-    targets: torch.Tensor
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    sources: list[int]
+    targets: list[int]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> "PrefixTree":
         """The tree of rows without padding; `labels` of the same lengths, IGNORED where not trained on."""
-        nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node; -1 is the parent of a first token
-        parents: list[int] = []
-        depths: list[int] = []
-        sources: list[int] = []
-        targets: list[int] = []
+        nodes: dict[tuple[int, int], int] = {}  # parent and token to node
+        tree = cls([], [], [], [], [])
         for row, row_labels in zip(rows, labels, strict=True):
             node = -1
             for depth, (token, label) in enumerate(zip(row, row_labels, strict=True)):
                 if label != IGNORED and node >= 0:
-                    sources.append(node)
-                    targets.append(label)
+                    tree.sources.append(node)
+                    tree.targets.append(label)
                 parent, node = node, nodes.setdefault((node, token), len(nodes))
-                if node == len(parents):
-                    parents.append(parent)
-                    depths.append(depth)
-        visible = torch.eye(len(parents), dtype=torch.bool)
-        for node, parent in enumerate(parents):
+                if node == len(tree.tokens):
+                    tree.tokens.append(token)
+                    tree.parents.append(parent)
+                    tree.depths.append(depth)
+        return tree
+
+    def visible(self) -> torch.Tensor:
+        """Whether node i attends to node j: shape (nodes, nodes)."""
+        visible = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
             if parent >= 0:
                 visible[node] |= visible[parent]
-        return cls(
-            torch.tensor([token for _, token in nodes]),
-            torch.tensor(depths),
-            visible,
-            torch.tensor(sources),
-            torch.tensor(targets),
-        )
+        return visible
 
-    def to(self, device: torch.device) -> "PrefixTree":
-        """The same tree on a device."""
-        return PrefixTree(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def is_cheaper(self, rows: int, length: int, hidden_size: int) -> bool:
+        """Whether the tree costs less than the batch as padded rows, all of them of that length.
+
+        A token costs a transformer layer 24 d^2 + 4 c d operations with c tokens in its context (Kaplan et
+        al., arXiv:2001.08361): of few long rows that share little, the tree's one long context is dearer.
+        """
+        nodes = len(self.tokens)
+        return nodes * (6 * hidden_size + nodes) < rows * length * (6 * hidden_size + length)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.optimization.prefix_tree import PrefixTree
+from selfimp_dagster.lifecycle.optimization.prefix_tree import IGNORED, PrefixTree
 from selfimp_dagster.lifecycle.optimization.update import OptimizationContext
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
 from selfimp_dagster.progress import Bar
@@ -90,19 +90,48 @@ class CompletionTrainer(SFTTrainer):
         lengths = inputs["attention_mask"].sum(1).tolist()
         self.tokens += sum(lengths)
         tree = PrefixTree.of(
-            [row[:length] for row, length in zip(inputs["input_ids"].tolist(), lengths, strict=True)],
-            [row[:length] for row, length in zip(inputs["labels"].tolist(), lengths, strict=True)],
-        ).to(inputs["input_ids"].device)
-        outputs = model(
-            input_ids=tree.tokens[None],
-            position_ids=tree.depths[None],
-            attention_mask=tree.visible[None, None],
-            use_cache=False,
-            logits_to_keep=tree.sources,
+            *(
+                [row[:length] for row, length in zip(inputs[part].tolist(), lengths, strict=True)]
+                for part in ("input_ids", "labels")
+            )
         )
-        total = cross_entropy(outputs.logits[0].float(), tree.targets, reduction="sum")
-        loss = total / (len(tree.targets) if num_items_in_batch is None else num_items_in_batch)
+        hidden_size = self.model.config.get_text_config(decoder=True).hidden_size
+        if tree.is_cheaper(*inputs["input_ids"].shape, hidden_size):
+            outputs, logits, targets = predictions_on_tree(model, tree, inputs["input_ids"].device)
+        else:
+            outputs, logits, targets = predictions_on_rows(model, inputs)
+        total = cross_entropy(logits.float(), targets, reduction="sum")
+        loss = total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+
+Predictions = tuple[Any, torch.Tensor, torch.Tensor]
+"""A model's outputs, the logits that predict labelled tokens, (labelled, vocabulary), and those tokens."""
+
+
+def predictions_on_tree(model: Any, tree: PrefixTree, device: torch.device) -> Predictions:
+    outputs = model(
+        input_ids=torch.tensor([tree.tokens], device=device),
+        position_ids=torch.tensor([tree.depths], device=device),
+        attention_mask=tree.visible().to(device)[None, None],
+        use_cache=False,
+        logits_to_keep=torch.tensor(tree.sources, device=device),
+    )
+    return outputs, outputs.logits[0], torch.tensor(tree.targets, device=device)
+
+
+def predictions_on_rows(model: Any, inputs: dict[str, torch.Tensor]) -> Predictions:
+    labels = inputs["labels"][:, 1:]
+    places = (labels != IGNORED).any(0).nonzero()[:, 0]
+    outputs = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        use_cache=False,
+        logits_to_keep=places,
+    )
+    wanted = labels[:, places]
+    labelled = wanted != IGNORED
+    return outputs, outputs.logits[labelled], wanted[labelled]
 
 
 class _Watch(TrainerCallback):

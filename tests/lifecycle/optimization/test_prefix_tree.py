@@ -1,5 +1,7 @@
 """A batch computed as a tree is the batch computed row by row."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfimp_dagster.lifecycle.optimization.prefix_tree import IGNORED, PrefixTree
+from selfimp_dagster.lifecycle.optimization.sft_trainer import predictions_on_rows, predictions_on_tree
 
 VOCABULARY = 12
 PROMPTS_AND_ANSWERS = [
@@ -41,15 +44,21 @@ def model() -> LlamaForCausalLM:
     )
 
 
+def batch_loss(model: LlamaForCausalLM, tokens: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
+    """The loss of `sft` on a padded batch."""
+    length = max(map(len, tokens))
+    inputs = {
+        "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in tokens]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in tokens]),
+        "labels": torch.tensor([row + [IGNORED] * (length - len(row)) for row in labels]),
+    }
+    _, logits, targets = predictions_on_rows(model, inputs)
+    return cross_entropy(logits, targets, reduction="sum")
+
+
 def tree_loss(model: LlamaForCausalLM, tokens: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
-    tree = PrefixTree.of(tokens, labels)
-    logits = model(
-        input_ids=tree.tokens[None],
-        position_ids=tree.depths[None],
-        attention_mask=tree.visible[None, None],
-        logits_to_keep=tree.sources,
-    ).logits[0]
-    return cross_entropy(logits, tree.targets, reduction="sum")
+    _, logits, targets = predictions_on_tree(model, PrefixTree.of(tokens, labels), torch.device("cpu"))
+    return cross_entropy(logits, targets, reduction="sum")
 
 
 def row_by_row_loss(
@@ -69,16 +78,19 @@ def row_by_row_loss(
 
 def test_what_rows_begin_with_is_stored_once() -> None:
     tree = PrefixTree.of(*labelled(PROMPTS_AND_ANSWERS))
-    assert tree.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 10, 2, 3, 4, 11]
-    assert tree.depths.tolist() == [0, 1, 2, 3, 4, 5, 5, 6, 2, 3, 4, 0, 1, 2, 3, 4]
-    assert tree.targets.tolist() == [5, 6, 5, 7, 8, 5, 6, 11, 5, 6]
+    assert tree.tokens == [1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 10, 2, 3, 4, 11]
+    assert tree.depths == [0, 1, 2, 3, 4, 5, 5, 6, 2, 3, 4, 0, 1, 2, 3, 4]
+    assert tree.targets == [5, 6, 5, 7, 8, 5, 6, 11, 5, 6]
 
 
-def test_loss_and_gradients_are_those_of_the_rows(model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("loss_of", [batch_loss, tree_loss])
+def test_loss_and_gradients_are_those_of_the_rows_one_by_one(
+    model: LlamaForCausalLM, loss_of: Callable[..., torch.Tensor]
+) -> None:
     losses, gradients = [], []
-    for loss_of in (row_by_row_loss, tree_loss):
+    for function in (row_by_row_loss, loss_of):
         model.zero_grad()
-        loss = loss_of(model, *labelled(PROMPTS_AND_ANSWERS))
+        loss = function(model, *labelled(PROMPTS_AND_ANSWERS))
         loss.backward()
         losses.append(loss)
         gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
@@ -89,11 +101,17 @@ def test_loss_and_gradients_are_those_of_the_rows(model: LlamaForCausalLM) -> No
 @given(rows)
 def test_every_row_is_a_path_that_sees_itself_alone(tokens: list[list[int]]) -> None:
     tree = PrefixTree.of(tokens, tokens)  # all trained on, but for first tokens, which nothing predicts
-    paths = {
-        tuple(tree.tokens[tree.visible[node]].tolist())
-        for node in range(len(tree.tokens))
-        if tree.visible[node].sum() == tree.depths[node] + 1
-    }
+    seen = [row.nonzero()[:, 0].tolist() for row in tree.visible()]
+    assert [len(nodes) for nodes in seen] == [depth + 1 for depth in tree.depths]
+    paths = {tuple(tree.tokens[node] for node in nodes) for nodes in seen}
     assert paths == {tuple(row[:length]) for row in tokens for length in range(1, len(row) + 1)}
     assert len(tree.tokens) == len(paths)
-    assert sorted(tree.targets.tolist()) == sorted(token for row in tokens for token in row[1:])
+    assert sorted(tree.targets) == sorted(token for row in tokens for token in row[1:])
+
+
+def test_long_rows_that_share_little_are_cheaper_as_rows() -> None:
+    shared, own = list(range(40)), [[100 + row, *range(20)] for row in range(8)]
+    alike = PrefixTree.of([shared + rest for rest in own], [shared + rest for rest in own])
+    assert alike.is_cheaper(rows=8, length=61, hidden_size=576)
+    unlike = PrefixTree.of(*[[[row] * 1000 for row in range(8)]] * 2)
+    assert not unlike.is_cheaper(rows=8, length=1000, hidden_size=576)
