@@ -156,15 +156,16 @@ def _made(
     store: ArtifactStore, first: RoundKey, second: RoundKey, policies: list[Policy]
 ) -> Iterator[Difference]:
     """What differs in start, campaign, code and harness."""
-    starts = [policy.model_dump(mode="json", exclude={"round"}) for policy in policies]
-    yield from _differences(*starts)
-    versions = [
-        {stage: store.open(key, stage, verify=False).manifest.code_version for stage in _STAGES}
-        for key in (first, second)
-    ]
-    yield from _differences(*versions, prefix="code version.")
-    harnesses = [read_report(store, key).harness for key in (first, second)]
-    yield from _differences(*harnesses, prefix="harness.")
+    for field, told in (
+        ("", [policy.model_dump(mode="json", exclude={"round"}) for policy in policies]),
+        ("code version.", [_code_versions(store, key) for key in (first, second)]),
+        ("harness.", [read_report(store, key).harness for key in (first, second)]),
+    ):
+        yield from _differences(told[0], told[1], field)
+
+
+def _code_versions(store: ArtifactStore, key: RoundKey) -> dict[str, str]:
+    return {stage: store.open(key, stage, verify=False).manifest.code_version for stage in _STAGES}
 
 
 def _differences(

@@ -95,8 +95,8 @@ class CompletionTrainer(SFTTrainer):
                 for part in ("input_ids", "labels")
             )
         )
-        hidden_size = self.model.config.get_text_config(decoder=True).hidden_size
-        if tree.is_cheaper(*inputs["input_ids"].shape, hidden_size):
+        rows, length = inputs["input_ids"].shape
+        if tree.is_cheaper(rows, length, self.model.config.get_text_config(decoder=True).hidden_size):
             outputs, logits, targets = predictions_on_tree(model, tree, inputs["input_ids"].device)
         else:
             outputs, logits, targets = predictions_on_rows(model, inputs)
