@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.records import TASKS, check_schema, derive_seed, frame
@@ -51,6 +51,14 @@ class Pools(BaseModel):
         description="Share of all prompts never trained on: half for anchor, half for fresh. "
         "Changing it during a campaign moves prompts between training and evaluation.",
     )
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _numbers_of_tasks(cls, train: Any) -> Any:
+        numbers = train if isinstance(train, list | tuple) else [train]
+        if not numbers or not all(type(number) is int and number > 0 for number in numbers):
+            raise ValueError("Input should be a valid integer above 0, or a list of them")
+        return train
 
     def train_tasks(self, earlier_rounds: int) -> int:
         """The train tasks of a round with that many ancestors."""

@@ -47,7 +47,9 @@ _STEPS = tiny_campaign(Path())["recipe"]["selection"]
 _BAD_FIELDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown field": ({"modle": "x"}, ("modle",)),
     "an unknown field in a section": ({"pools": {"trian": 3}}, ("pools.trian",)),
-    "a wrong type": ({"pools": {"train": "many"}}, ("pools.train", "integer")),
+    "a wrong type": ({"pools": {"train": "many"}}, ("pools.train: Input should be", "integer")),
+    "no train tasks": ({"pools": {"train": 0}}, ("pools.train: Input should be", "above 0")),
+    "an empty list of train tasks": ({"pools": {"train": []}}, ("pools.train: Input should be", "a list")),
     "a value out of range": ({"promotion": {"alpha": 2}}, ("promotion.alpha",)),
     "an unknown method": (
         {"recipe": {"optimization": {"method": "stf"}}},
