@@ -1,0 +1,18 @@
+"""`selfimp`: the same definitions and decision functions as the Dagster UI, from a terminal."""
+
+# Importing a module adds its commands to the help, in this order.
+from selfimp_dagster.cli import campaigns, rounds, lineage, machine  # noqa: F401, I001
+from selfimp_dagster.cli.app import app
+from selfimp_dagster.console import console
+from selfimp_dagster.errors import SelfimpError
+
+
+def main() -> None:
+    """The entry point: errors that are written for people are shown as such."""
+    try:
+        app()
+    except SelfimpError as error:
+        console.print(
+            f"[red]{error.where}:[/red] {error.what}\n  [bold]->[/bold] {error.fix}", highlight=False
+        )
+        raise SystemExit(1) from None

@@ -1,0 +1,3 @@
+from selfimp_dagster.cli import main
+
+main()

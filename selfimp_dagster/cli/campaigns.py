@@ -1,0 +1,73 @@
+"""Campaign files: write, check and describe them."""
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from selfimp_dagster.campaign import SUFFIX, campaign_schema, load_campaign, parse_campaign
+from selfimp_dagster.cli.app import app
+from selfimp_dagster.console import console, print_rows
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.registry import all_methods
+from selfimp_dagster.settings import settings
+
+_PANEL = "Campaign files"
+
+
+@app.command(rich_help_panel=_PANEL)
+def init(name: Annotated[str, typer.Argument(help="Name of the new campaign.")]) -> None:
+    """Write a new campaign file that explains itself, ready to run."""
+    text = (files("selfimp_dagster") / "campaign_template.yaml").read_text().format(name=name)
+    path = settings().campaigns / f"{name}{SUFFIX}"
+    if path.exists():
+        raise SelfimpError("it exists already", where=str(path), fix="choose another name, or edit that file")
+    import yaml
+
+    parse_campaign(yaml.safe_load(text), where=f"campaign {name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    console.print(f"Wrote {path}. Next: selfimp validate {name}, then selfimp run {name}.")
+
+
+@app.command(rich_help_panel=_PANEL)
+def validate(
+    file: Annotated[Path, typer.Argument(help="A campaign file, or the name of a campaign.")],
+) -> None:
+    """Check a campaign file: fields, methods, task sources, pools, and the power of its test."""
+    from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+
+    path = file if file.suffix or file.exists() else settings().campaigns / f"{file}{SUFFIX}"
+    campaign = load_campaign(path)
+    items = evaluation_items(campaign, 0, path.parent)
+    print_rows(
+        ("pool", "skill", "items"),
+        items.group_by("pool", "skill").len().sort("pool", "skill").iter_rows(),
+        title=f"{campaign.name}: evaluation items of round 0000",
+    )
+    console.print(f"[green]{path} is a valid campaign.")
+
+
+@app.command(rich_help_panel=_PANEL)
+def methods() -> None:
+    """List every method that a recipe can name: stage, survey section, paper, needs, parameters."""
+    known = all_methods()
+    print_rows(
+        ("method", "stage", "survey", "paper", "needs"),
+        ((m.name, m.stage, m.section, m.paper, ", ".join(sorted(m.needs))) for m in known),
+    )
+    for method in known:
+        console.print(f"[bold]{method.name}[/bold]: {escape(method.summary)}", highlight=False)
+        for name, field in method.parameters.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            console.print(f"    {name} = {default}  [dim]{field.description}[/dim]", highlight=False)
+
+
+@app.command(rich_help_panel=_PANEL)
+def schema() -> None:
+    """Print the JSON schema of a campaign file, for editors that complete and check YAML."""
+    sys.stdout.write(json.dumps(campaign_schema(), indent=2, sort_keys=True) + "\n")

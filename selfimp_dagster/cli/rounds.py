@@ -1,0 +1,68 @@
+"""Rounds: run them, and see how they stand."""
+
+from typing import Annotated
+
+import typer
+
+from selfimp_dagster.cli.app import CampaignName, app
+from selfimp_dagster.console import console, print_ledger
+from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.lifecycle.next_round import next_round
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.settings import settings
+from selfimp_dagster.store import ArtifactStore
+
+_PANEL = "Rounds"
+
+
+@app.command(rich_help_panel=_PANEL)
+def run(
+    campaign: CampaignName,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds to run at most; a decision may stop before.")
+    ] = 1,
+    parent: Annotated[
+        str | None, typer.Option(help="Branch: start the first of these rounds from this earlier round.")
+    ] = None,
+) -> None:
+    """Run the next rounds of a campaign here, with progress bars; go on where it was left.
+
+    The rounds are ordinary runs of the Dagster job `round_job` and show in the UI like any other.
+    """
+    from selfimp_dagster.progress import TerminalProgress, showing
+    from selfimp_dagster.resources.workbench import WorkbenchResource
+    from selfimp_dagster.rounds_in_process import open_instance, run_round
+
+    where = settings()
+    store = ArtifactStore(where.store)
+    branch = RoundKey.parse(parent) if parent else None
+    workbench = WorkbenchResource.at(where)
+    with open_instance(where.home) as instance, showing(TerminalProgress()):
+        for _ in range(rounds):
+            following = next_round(store, where.campaigns, campaign)
+            if branch is None and not following.decision.proceed:
+                console.print(f"[yellow]{following.decision.reason}")
+                break
+            console.rule(f"round {following.key}", align="left")
+            run_round(instance, workbench, following.key, branch)
+            branch = None
+    print_ledger(read_ledger(store, campaign))
+    console.print("See it all: [bold]selfimp ui[/bold]")
+
+
+@app.command(rich_help_panel=_PANEL)
+def status(
+    campaign: Annotated[str | None, typer.Argument(help="Only this campaign.")] = None,
+) -> None:
+    """Show every finished round: accuracies with intervals, verdict, decision, cost; and what comes next."""
+    where = settings()
+    store = ArtifactStore(where.store)
+    ledger = read_ledger(store, campaign)
+    if ledger.is_empty():
+        console.print("No round is finished yet. Start one: selfimp run CAMPAIGN")
+    else:
+        print_ledger(ledger)
+    for name in sorted({key.campaign for key in store.rounds(campaign)}):
+        following = next_round(store, where.campaigns, name)
+        verb = "next" if following.decision.proceed else "would be next"
+        console.print(f"{name}: {following.key} {verb}. {following.decision.reason}")
