@@ -98,8 +98,10 @@ class LogProgress:
 
 
 class _RateColumn(ProgressColumn):
+    """The rate of the last half minute while a stage is under way, that of the whole stage at its end."""
+
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         return Text(f"{speed:,.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
 
