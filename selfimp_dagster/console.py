@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from selfimp_dagster.lifecycle.evaluation.dimensions import ARMS, MEASURES
 from selfimp_dagster.lifecycle.ledger import STAGES
 
 console = Console()
@@ -38,6 +39,16 @@ def print_ledger(ledger: pl.DataFrame) -> None:
     console.print(costs)
 
 
+def print_dimensions(rows: pl.DataFrame, title: str) -> None:
+    """A line for each measure of a round, both arms beside each other."""
+    shown = _table("dimension", "measure", "incumbent", "candidate", "unit", title=title)
+    for (measure,), arms in rows.partition_by("measure", as_dict=True, maintain_order=True).items():
+        by_arm = {row["arm"]: _measured(row) for row in arms.iter_rows(named=True)}
+        dimension, unit = MEASURES[str(measure)]
+        shown.add_row(dimension, measure, *(by_arm.get(arm, "") for arm in ARMS), unit)
+    console.print(shown)
+
+
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     table = _table(*header, title=title)
     for row in rows:
@@ -54,3 +65,8 @@ def _table(*header: str, title: str | None = None) -> Table:
 
 def _score(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def _measured(row: dict[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
+    return f"{row['value']:.3g}{interval}"

@@ -21,6 +21,7 @@ _VIEWS = {
     ("refined_outputs", "rewards"): "refined_rewards",
     ("eval_report", "items"): "evaluation_items",
     ("eval_report", "evaluations"): "evaluations",
+    ("eval_report", "dimensions"): "dimensions",
 }
 
 
@@ -34,7 +35,9 @@ def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
     for key in store.rounds():
         for (asset, table), view in _VIEWS.items():
             if store.has(key, asset):
-                files[view].append(store.open(key, asset, verify=False).folder / f"{table}.parquet")
+                artifact = store.open(key, asset, verify=False)
+                if artifact.has_table(table):
+                    files[view].append(artifact.folder / f"{table}.parquet")
     for view, paths in files.items():
         listed = ", ".join(_quoted(path) for path in paths)
         connection.execute(

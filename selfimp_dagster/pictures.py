@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BLUE, _GREY, _ORANGE, _GREEN = "#3b6fd4", "#9aa3b2", "#d9822b", "#2e9e6b"
+_COLORS = (_BLUE, _GREEN, _ORANGE, "#8a5cc2")
 
 
 def loss_curve(curve: pl.DataFrame) -> bytes:
@@ -102,6 +103,66 @@ def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes.set_xticks([-1, *places.values()], ["base", *(name.split("/")[1] for name in places)])
         axes.set_ylim(0, 1)
     return _figure_png(figure)
+
+
+_PANELS = {
+    "accuracy": ("anchor_accuracy", "fresh_accuracy", "pass_at_1", "pass_at_k"),
+    "stability": ("worst_skill_change", "worst_guard_change"),
+    "growth": ("gain", "pass_at_1_change", "pass_at_k_change", "distinct_1"),
+    "safety": ("verifier_precision", "verifier_recall", "truncation_rate", "contamination_rate"),
+}
+"""The measures of each dimension that are shares, or differences of shares, and so fit on one axis."""
+
+
+def dimensions_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A panel for each dimension: the candidates' measures over the rounds of a line, with 95 % intervals.
+
+    Rows are those of records.DIMENSIONS with their round, in the order of the rounds; a measure that a round
+    does not have leaves a gap.
+    """
+    from matplotlib.figure import Figure
+
+    rounds = list(dict.fromkeys(row["round"] for row in rows))
+    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    for place, (dimension, measures) in enumerate(_PANELS.items()):
+        axes = figure.add_subplot(2, 2, place + 1)
+        _style(axes, "share", "round" if place > 1 else "")
+        axes.set_title(dimension, fontsize=10, loc="left")
+        axes.axhline(0, color=_GREY, linewidth=0.8)
+        for number, (measure, color) in enumerate(zip(measures, _COLORS, strict=False)):
+            shift = (number - (len(measures) - 1) / 2) * 0.09
+            found = {row["round"]: row for row in rows if _shown(row, measure)}
+            values = [found[name]["value"] if name in found else float("nan") for name in rounds]
+            errors = [
+                [
+                    abs(found[name]["value"] - found[name][end]) if name in found else float("nan")
+                    for name in rounds
+                ]
+                for end in ("low", "high")
+            ]
+            if found:
+                axes.errorbar(
+                    [x + shift for x in range(len(rounds))],
+                    values,
+                    yerr=errors,
+                    fmt="o-",
+                    markersize=3.5,
+                    linewidth=1.2,
+                    elinewidth=0.8,
+                    capsize=2,
+                    color=color,
+                    label=measure.replace("_", " "),
+                )
+        axes.set_xlim(-0.5, max(len(rounds), 2) - 0.5)
+        axes.set_xticks(range(len(rounds)), [name.split("/")[1] for name in rounds])
+        axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _figure_png(figure)
+
+
+def _shown(row: Mapping[str, Any], measure: str) -> bool:
+    """Contamination is of the incumbent's samples; all else that is drawn is the candidate's."""
+    arm = "incumbent" if measure == "contamination_rate" else "candidate"
+    return bool(row["measure"] == measure and row["arm"] == arm and row["low"] is not None)
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:

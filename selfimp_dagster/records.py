@@ -131,6 +131,19 @@ EVALUATIONS = pl.Schema(
     }
 )
 
+DIMENSIONS = pl.Schema(
+    {
+        "dimension": pl.String(),  # accuracy, stability, growth or safety
+        "measure": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "value": pl.Float64(),
+        "low": pl.Float64(),  # the 95 % interval; null where the value has none
+        "high": pl.Float64(),
+        "n": pl.Int64(),  # items, tasks or rows that the value is over
+        "note": pl.String(),  # what it says here, in a sentence
+    }
+)
+
 
 def content_id(*parts: Any) -> str:
     """16 hex digits of the SHA-256 of the parts' canonical JSON."""

@@ -71,6 +71,10 @@ class Artifact:
     def measurements(self) -> dict[str, Any]:
         return self.manifest.measurements
 
+    def has_table(self, name: str) -> bool:
+        """Whether it holds the table `name`; artifacts of an earlier version may lack a newer one."""
+        return f"{name}.parquet" in self.manifest.files
+
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
         """The Parquet table `name`, checked against its schema."""
         path = self.folder / f"{name}.parquet"

@@ -14,6 +14,7 @@ from typer.main import get_command
 from selfimp_dagster.campaign import campaign_schema, parse_campaign
 from selfimp_dagster.cli import app
 from selfimp_dagster.definitions import defs
+from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -111,6 +112,16 @@ def test_checks_are_the_documented_ones() -> None:
     documented = {(name, blocks == "yes") for names, blocks in rows for name in re.findall(r"`(\w+)`", names)}
     specs = [spec for check in defs.asset_checks or () for spec in check.check_specs]
     assert documented == {(spec.name, spec.blocking) for spec in specs}
+
+
+def test_measures_are_the_documented_ones() -> None:
+    page = (ROOT / "docs/dimensions.md").read_text()
+    documented = [
+        (name, section.partition("\n")[0].lower(), unit)
+        for section in page.split("\n## ")[1:]
+        for name, unit in re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", section, re.MULTILINE)
+    ]
+    assert documented == [(name, measure.dimension, measure.unit) for name, measure in MEASURES.items()]
 
 
 def test_assets_are_the_documented_ones() -> None:

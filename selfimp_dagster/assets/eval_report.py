@@ -5,10 +5,11 @@ from selfimp_dagster import __version__
 from selfimp_dagster.assets.checkpoint import checkpoint
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.refined_outputs import refined_outputs
-from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_report
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
+from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.pictures import scores
+from selfimp_dagster.pictures import dimensions_over_rounds, scores
 from selfimp_dagster.presentation import materialized, picture, readable_failures, round_link, table
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -29,6 +30,8 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         key = RoundKey.parse(context.partition_key)
         artifact = evaluate_round(workbench.open(context), key)
         report = read_report(workbench.artifacts, key)
+        policy, _ = read_policy(workbench.artifacts, key)
+        line = dimensions_of(workbench.artifacts, policy.line)
     verdict = report.verdict
     rows = [score.model_dump() for score in report.scores]
     accuracies = {f"{score.arm}_{score.suite}": score.accuracy for score in report.scores}
@@ -44,6 +47,8 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "scores": picture(scores(rows), "accuracy of both arms"),
             "suites": table(pl.DataFrame(rows), limit=20),
             "skills": table(pl.DataFrame([skill.model_dump() for skill in report.skills]), limit=50),
+            "dimensions": table(line.filter(pl.col("round") == str(key)).drop("round"), limit=100),
+            "dimensions_over_rounds": picture(dimensions_over_rounds(line.to_dicts()), "the four dimensions"),
             "fingerprint": report.fingerprint,
             "round_tokens": report.summary.tokens,
             "round_seconds": round(report.summary.seconds, 1),

@@ -1,7 +1,8 @@
 import dagster as dg
 
 from selfimp_dagster.assets.eval_report import eval_report
-from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.evaluation.dimensions import falls
+from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
 from selfimp_dagster.lifecycle.evaluation.scores import pair_arms
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.records import EVALUATIONS, TASKS
@@ -61,4 +62,15 @@ def no_alarm(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResourc
     alarms = read_report(workbench.artifacts, RoundKey.parse(context.partition_key)).verdict.alarms
     return dg.AssetCheckResult(
         passed=not alarms, severity=dg.AssetCheckSeverity.WARN, description=" ".join(alarms) or None
+    )
+
+
+@dg.asset_check(asset=eval_report, partitions_def=rounds)
+def dimensions_hold(
+    context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource
+) -> dg.AssetCheckResult:
+    """Against the best so far no skill fell, and the policy did not only sharpen."""
+    found = falls(read_dimensions(workbench.artifacts, RoundKey.parse(context.partition_key)))
+    return dg.AssetCheckResult(
+        passed=not found, severity=dg.AssetCheckSeverity.WARN, description=" ".join(found) or None
     )

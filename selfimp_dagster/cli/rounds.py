@@ -2,10 +2,12 @@
 
 from typing import Annotated
 
+import polars as pl
 import typer
 
 from selfimp_dagster.cli.app import CampaignName, app
-from selfimp_dagster.console import console, print_ledger
+from selfimp_dagster.console import console, print_dimensions, print_ledger
+from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.round_key import RoundKey
@@ -54,7 +56,10 @@ def run(
 def status(
     campaign: Annotated[str | None, typer.Argument(help="Only this campaign.")] = None,
 ) -> None:
-    """Show every finished round: accuracies with intervals, verdict, decision, cost; and what comes next."""
+    """Show every finished round: accuracies with intervals, verdict, decision, cost; and what comes next.
+
+    Of each campaign's newest round the four dimensions are shown, with 95 % intervals.
+    """
     where = settings()
     store = ArtifactStore(where.store)
     ledger = read_ledger(store, campaign)
@@ -63,6 +68,10 @@ def status(
     else:
         print_ledger(ledger)
     for name in sorted({key.campaign for key in store.rounds(campaign)}):
+        finished = ledger.filter(pl.col("round").str.starts_with(f"{name}/"))["round"].to_list()
+        newest = dimensions_of(store, [RoundKey.parse(key) for key in finished[-1:]])
+        if not newest.is_empty():
+            print_dimensions(newest, title=f"Dimensions of {finished[-1]} (95 % interval)")
         following = next_round(store, where.campaigns, name)
         verb = "next" if following.decision.proceed else "would be next"
         console.print(f"{name}: {following.key} {verb}. {following.decision.reason}")

@@ -13,7 +13,7 @@ CHECKS = {
     "selected_subset": {"no_contamination", "kept_and_dropped_are_the_corpus", "enough_rows"},
     "checkpoint": {"finite_loss", "complete_model"},
     "refined_outputs": {"refinement_helps"},
-    "eval_report": {"report_complete", "promoted", "guard_skills_hold", "no_alarm"},
+    "eval_report": {"report_complete", "promoted", "guard_skills_hold", "no_alarm", "dimensions_hold"},
 }
 assert set(CHECKS) == set(STAGES)
 

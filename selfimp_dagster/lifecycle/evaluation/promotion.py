@@ -50,6 +50,13 @@ class PromotionRule(BaseModel):
     leakage_alpha: float = Field(
         default=0.05, gt=0, le=0.5, description="Chance of any false leakage alarm in the whole campaign."
     )
+    verifier_floor: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="Precision and recall that the verifier must be able to have on the gold probe; below it "
+        "a hard alarm sounds. 0 asks for nothing.",
+    )
     minimum_gain: float = Field(
         default=0.05, gt=0, lt=1, description="Gain in accuracy that the campaign wants to detect."
     )

@@ -1,9 +1,15 @@
 """What an evaluation says of a round: scores, verdict, cost."""
 
+from collections.abc import Iterable
+
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
+from selfimp_dagster.lifecycle.evaluation.dimensions import cost_dimensions, in_order
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
+from selfimp_dagster.records import DIMENSIONS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -75,3 +81,46 @@ def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:
         measure: sum(cost[measure] for cost in costs.values()) for measure in ("tokens", "seconds")
     }
     return EvalReport.model_validate(report)
+
+
+def read_dimensions(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
+    """The dimensions of a round (records.DIMENSIONS), those that hang on its cost included.
+
+    Raises:
+        SelfimpError: there is no report, it was altered, or it was made before dimensions were measured.
+    """
+    artifact = store.open(key, ASSET)
+    if not artifact.has_table("dimensions"):
+        raise SelfimpError(
+            "the report was made before dimensions were measured",
+            where=f"{key} {ASSET}",
+            fix=f"materialize {ASSET} of {key} again",
+        )
+    report = read_report(store, key)
+    costs = cost_dimensions(
+        report.verdict,
+        report.summary.seconds,
+        report.summary.tokens,
+        report.costs["generated_corpus"].tokens,
+        store.open(key, "selected_subset", verify=False).facts["kept"],
+    )
+    return in_order(pl.concat([artifact.table("dimensions", DIMENSIONS), costs]))
+
+
+def dimensions_of(store: ArtifactStore, keys: Iterable[RoundKey]) -> pl.DataFrame:
+    """The dimensions of several rounds with the column `round` before the others.
+
+    Rounds without a report and reports from before dimensions were measured are left out.
+
+    Raises:
+        SelfimpError: an artifact was altered.
+    """
+    measured = [
+        key
+        for key in keys
+        if store.has(key, ASSET) and store.open(key, ASSET, verify=False).has_table("dimensions")
+    ]
+    tables = [
+        read_dimensions(store, key).insert_column(0, pl.lit(str(key)).alias("round")) for key in measured
+    ]
+    return pl.concat([pl.DataFrame(schema={"round": pl.String, **DIMENSIONS}), *tables])

@@ -6,8 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
+from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
+from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
 from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+from selfimp_dagster.lifecycle.evaluation.probe import probe_verifier, verifier_alarm
 from selfimp_dagster.lifecycle.evaluation.promotion import judge
 from selfimp_dagster.lifecycle.evaluation.report import (
     ASSET,
@@ -21,7 +24,7 @@ from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scor
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import EVALUATIONS, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, TASKS, frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import tasks_from_frame
@@ -67,13 +70,17 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         tokens += spent
     evaluations = pl.concat(tables)
     draft.write_table("evaluations", evaluations, EVALUATIONS)
+    probe = probe_verifier(tasks_from_frame(items.unique("task_id")))
     verdict = judge(
         evaluations,
         campaign.promotion,
         campaign.skill_weights,
         campaign.continuation.rounds,
         key.number,
+        alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
     )
+    evidence = gather_evidence(bench.store, policy, items, evaluations, verdict, probe)
+    draft.write_table("dimensions", dimensions(evidence), DIMENSIONS)
     scores = tuple(
         Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
         for suite, by_arm in suite_scores(evaluations, campaign.skill_weights).items()

@@ -5,7 +5,7 @@ imported where it is used: it costs more than a second, and the code location im
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import comb, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -184,6 +184,79 @@ def paired_bootstrap(differences: Sequence[float] | Vector, confidence: float, s
         rng=np.random.default_rng(seed),
     )
     return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def mean_interval(
+    values: Sequence[float] | Vector,
+    confidence: float = 0.95,
+    weights: Sequence[float] | Vector | None = None,
+) -> Interval | None:
+    """Student's t interval of the (weighted) mean of independent values, such as one value for each task.
+
+    Samples of one task depend on each other: whoever averages them first and gives one value a task has an
+    interval that holds for new tasks. None for a single value, which does not say how values vary.
+
+    Raises:
+        ValueError: no values, lengths differ, a value is not finite, or a weight is not positive.
+    """
+    from scipy.stats import t
+
+    array = _finite(values)
+    w = _normalised(np.ones(array.size) if weights is None else weights, array.size)
+    if array.size == 1:
+        return None
+    mean = float(w @ array)
+    error = sqrt(float(w**2 @ (array - mean) ** 2) * array.size / (array.size - 1))
+    half = float(t.ppf(0.5 + confidence / 2, array.size - 1)) * error
+    return Interval(mean - half, mean + half)
+
+
+def ratio_interval(
+    numerators: Sequence[float] | Vector, denominators: Sequence[float] | Vector, confidence: float = 0.95
+) -> Interval:
+    """Interval of the ratio of two means over the same items, by linearisation.
+
+    Cochran 1977, Sampling Techniques, section 6.4: the variance is that of the residuals
+    numerator - ratio x denominator.
+
+    Raises:
+        ValueError: no items, lengths differ, or the denominators' mean is not positive.
+    """
+    above, below = _finite(numerators), _finite(denominators)
+    if above.size != below.size or below.mean() <= 0:
+        raise ValueError("one numerator for each denominator is needed, and denominators above zero")
+    ratio = float(above.mean() / below.mean())
+    residuals = above - ratio * below
+    error = float(np.sqrt(residuals @ residuals / max(1, above.size - 1) / above.size) / below.mean())
+    half = _two_sided_z(confidence) * error
+    return Interval(ratio - half, ratio + half)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The chance that at least one of k of a task's n samples is right, when `right` of them are.
+
+    The unbiased estimator of Chen et al. 2021, arXiv:2107.03374: 1 - C(n - right, k) / C(n, k).
+
+    Raises:
+        ValueError: not 0 <= right <= n, or not 1 <= k <= n.
+    """
+    if not 0 <= right <= n or not 1 <= k <= n:
+        raise ValueError(f"{right} right of {n} samples, k = {k}")
+    return 1 - comb(n - right, k) / comb(n, k)
+
+
+def expected_distinct(counts: Sequence[int], n: int, k: int) -> float:
+    """How many different kinds k of n samples hold on average, when each kind is there `counts` times.
+
+    Rarefaction (Hurlbert 1971, doi:10.2307/1934145): the sum of `pass_at_k` over the kinds, so that tasks
+    with different numbers of samples can be compared. Samples of no kind (wrong answers) only fill up n.
+
+    Raises:
+        ValueError: the kinds hold more than n samples, or not 1 <= k <= n.
+    """
+    if sum(counts) > n:
+        raise ValueError(f"{sum(counts)} samples of a kind among {n}")
+    return sum(pass_at_k(n, count, k) for count in counts)
 
 
 def independent_difference_interval(first: Estimate, second: Estimate) -> Interval:

@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import combinations, product
 from math import comb, sqrt
 from statistics import NormalDist
 
@@ -11,13 +11,17 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
     alpha_for_round,
     effective_items,
+    expected_distinct,
     independent_difference_interval,
     mcnemar_critical_wins,
     mcnemar_exact,
     mcnemar_power,
+    mean_interval,
     minimum_items,
     paired_bootstrap,
     paired_difference_interval,
+    pass_at_k,
+    ratio_interval,
     sign_flip_permutation,
     weighted_accuracy,
     wilson,
@@ -224,3 +228,53 @@ def test_minimum_items_is_the_first_that_suffices(
 def test_minimum_items_refuses_no_gain() -> None:
     with pytest.raises(ValueError, match="gain 0"):
         minimum_items(0.0, 0.2, 0.05, 0.8)
+
+
+def test_pass_at_k_of_published_and_hand_computed_examples() -> None:
+    # The example of the code_eval metric (HumanEval's): one of two candidates passes.
+    assert (pass_at_k(2, 1, 1), pass_at_k(2, 1, 2)) == (0.5, 1.0)
+    assert pass_at_k(5, 2, 2) == pytest.approx(1 - 3 / 10)
+    assert pass_at_k(10, 0, 10) == 0.0
+
+
+@given(n=st.integers(1, 30), data=st.data())
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample(n: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, n))
+    values = [pass_at_k(n, right, k) for k in range(1, n + 1)]
+    assert values[0] == pytest.approx(right / n)
+    assert values == sorted(values), "more draws solve no fewer tasks"
+    assert values[-1] == (1.0 if right else 0.0)
+
+
+@pytest.mark.parametrize(("n", "right", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)])
+def test_pass_at_k_refuses_what_cannot_be(n: int, right: int, k: int) -> None:
+    with pytest.raises(ValueError, match=f"{right} right of {n}"):
+        pass_at_k(n, right, k)
+
+
+def test_expected_distinct_counts_the_kinds_in_every_subset() -> None:
+    samples = ["a", "a", "b", None, None]  # kinds a and b, two samples of no kind
+    subsets = list(combinations(samples, 2))
+    by_hand = sum(len(set(subset) - {None}) for subset in subsets) / len(subsets)
+    assert expected_distinct([2, 1], 5, 2) == pytest.approx(by_hand)
+    assert expected_distinct([], 5, 2) == 0
+    with pytest.raises(ValueError, match="3 samples of a kind among 2"):
+        expected_distinct([2, 1], 2, 1)
+
+
+def test_mean_interval_is_students() -> None:
+    # Mean 3, standard deviation sqrt(2.5), t of 4 degrees of freedom at 97.5 %: 2.776445.
+    interval = mean_interval([1, 2, 3, 4, 5])
+    assert interval == pytest.approx((3 - 2.776445 * sqrt(0.5), 3 + 2.776445 * sqrt(0.5)))
+    assert mean_interval([1, 2, 3, 4, 5], weights=[7] * 5) == pytest.approx(interval)
+    assert mean_interval([3.0]) is None
+    assert mean_interval([3.0, 3.0]) == (3.0, 3.0)
+
+
+def test_ratio_interval_is_that_of_the_residuals() -> None:
+    assert ratio_interval([2, 4, 6], [1, 2, 3]) == pytest.approx((2, 2))
+    low, high = ratio_interval([3, 5], [2, 2])  # ratio 2, residuals -1 and 1, error sqrt(2 / 1 / 2) / 2
+    z = NormalDist().inv_cdf(0.975)
+    assert (low, high) == pytest.approx((2 - z / 2, 2 + z / 2))
+    with pytest.raises(ValueError, match="denominators above zero"):
+        ratio_interval([1, 2], [0, 0])

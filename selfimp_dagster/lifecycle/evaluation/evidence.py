@@ -1,0 +1,66 @@
+"""What the dimensions of a round are computed from, gathered from the artifacts of its line."""
+
+import polars as pl
+
+from selfimp_dagster.lifecycle.evaluation.dimensions import DRAWS, Evidence
+from selfimp_dagster.lifecycle.evaluation.probe import Probe
+from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
+from selfimp_dagster.lifecycle.evaluation.report import ASSET
+from selfimp_dagster.lifecycle.policy import Policy
+from selfimp_dagster.lifecycle.sampling import unaided
+from selfimp_dagster.records import EVALUATIONS, REWARDS, SAMPLES, SELECTION, TASKS
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import ArtifactStore
+
+
+def gather_evidence(
+    store: ArtifactStore,
+    policy: Policy,
+    items: pl.DataFrame,
+    evaluations: pl.DataFrame,
+    verdict: Verdict,
+    probe: Probe,
+) -> Evidence:
+    """The evidence of a round whose stages before the evaluation are in the store.
+
+    Raises:
+        SelfimpError: an artifact of the line is missing or was altered.
+    """
+    key = RoundKey.parse(policy.round)
+    before = RoundKey.parse(policy.weights_round) if policy.weights_round else None
+    return Evidence(
+        evaluations=evaluations,
+        items=items,
+        earlier={
+            ancestor: store.open(RoundKey.parse(ancestor), ASSET).table("evaluations", EVALUATIONS)
+            for ancestor in policy.ancestors
+        },
+        draws={
+            "incumbent": _draws(store, key, "generated_corpus"),
+            "candidate": _draws(store, key, "refined_outputs"),
+        },
+        votes_before=DRAWS.to_frame() if before is None else _draws(store, before, "refined_outputs"),
+        selection=store.open(key, "selected_subset").table("selection", SELECTION),
+        verdict=verdict,
+        probe=probe,
+        skill_weights=policy.campaign.skill_weights,
+    )
+
+
+def _draws(store: ArtifactStore, key: RoundKey, asset: str) -> pl.DataFrame:
+    """What the weights of the round drew without help and at random, judged by the tasks' verifiers.
+
+    Offered samples of an earlier round are left out: only accepted ones are offered.
+    """
+    artifact = store.open(key, asset)
+    rewards = artifact.table("rewards", REWARDS).filter(pl.col("reward") == "answer")
+    temperature = pl.col("sampling").str.json_path_match("$.temperature").cast(pl.Float64)
+    return (
+        unaided(artifact.table("samples", SAMPLES))
+        .filter(pl.col("round") == str(key))
+        .with_columns(temperature=temperature)
+        .filter(pl.col("temperature") > 0)
+        .join(rewards.select("sample_id", right=pl.col("value") >= 1), on="sample_id")
+        .join(artifact.table("tasks", TASKS).select("task_id", "skill"), on="task_id")
+        .select(list(DRAWS))
+    )

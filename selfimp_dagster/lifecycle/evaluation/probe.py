@@ -1,0 +1,109 @@
+"""The gold probe: whether the verifier that gives every score still tells right answers from wrong ones."""
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from selfimp_dagster.lifecycle.evaluation.statistics import wilson
+from selfimp_dagster.records import derive_seed
+from selfimp_dagster.tasks.suites import Task
+from selfimp_dagster.tasks.verifiers import Judgement, comparable_answer, verify
+
+PROBED_ITEMS = 64
+"""Items whose answers are shown to the verifier; the smallest ids, so the same ones in every round."""
+
+_LAST_NUMBER = re.compile(r"\d+(?:\.\d+)?(?!.*\d)", re.DOTALL)
+
+
+class Probe(NamedTuple):
+    """How many answers of each kind the verifier was shown, and how many of them it accepted."""
+
+    right: int
+    right_accepted: int
+    corrupted: int
+    corrupted_accepted: int
+    errors: int
+
+
+def probe_verifier(tasks: Sequence[Task], judge: Callable[[Task, str], Judgement] = verify) -> Probe:
+    """Shows the verifier each task's own answer and a corrupted one; it should accept the first alone.
+
+    Tasks without an answer, or for which no wrong answer can be told from the right one, are left out.
+    An answer is accepted if its score is 1. The same tasks give the same probe in any order.
+    """
+    known = sorted(
+        (task for task in tasks if task.answer and comparable_answer(task, task.answer) is not None),
+        key=lambda task: task.task_id,
+    )
+    shown = [(task, corrupted_answer(task, known)) for task in known[:PROBED_ITEMS]]
+    right = [judge(task, task.answer) for task, wrong in shown if task.answer and wrong is not None]
+    corrupted = [judge(task, wrong) for task, wrong in shown if wrong is not None]
+    return Probe(
+        right=len(right),
+        right_accepted=sum(judgement.value >= 1 for judgement in right),
+        corrupted=len(corrupted),
+        corrupted_accepted=sum(judgement.value >= 1 for judgement in corrupted),
+        errors=sum(judgement.error for judgement in [*right, *corrupted]),
+    )
+
+
+def corrupted_answer(task: Task, others: Sequence[Task]) -> str | None:
+    """A wrong answer to the task that looks like a right one, always the same; None if none is known.
+
+    Either another task's answer to the same skill or the task's own with its last number raised by one,
+    or reversed where it has none; which of the two comes first is a matter of the task's id.
+    """
+    assert task.answer is not None
+    candidates = [_exchanged(task, others), _altered(task)]
+    if derive_seed("corrupted answer", task.task_id) % 2:
+        candidates.reverse()
+    return next((wrong for wrong in candidates if wrong is not None), None)
+
+
+def verifier_alarm(probe: Probe, floor: float) -> tuple[str, ...]:
+    """A hard alarm if the verifier's precision or recall on the probe lies wholly below the floor.
+
+    A verifier that accepts wrong answers or refuses right ones makes every score worthless, and every row
+    that was selected by it.
+    """
+    accepted = probe.right_accepted + probe.corrupted_accepted
+    recall, precision = (
+        wilson(probe.right_accepted, total).high < floor for total in (probe.right, accepted)
+    )
+    if not (recall or precision):
+        return ()
+    return (
+        f"the verifier accepted {probe.right_accepted} of {probe.right} right answers and "
+        f"{probe.corrupted_accepted} of {probe.corrupted} corrupted ones, with {probe.errors} errors (floor "
+        f"{floor:g} for precision and recall): its scores do not tell right from wrong. Repair it; if its "
+        "tasks have several right answers, lower promotion.verifier_floor.",
+    )
+
+
+def _exchanged(task: Task, others: Sequence[Task]) -> str | None:
+    """The answer of the next task of the skill that neither equals, holds nor is held by this one's."""
+    mine = _compared(task, task.answer)
+    after = [other for other in others if other.task_id > task.task_id]
+    for other in [*after, *others]:
+        theirs = _compared(task, other.answer)
+        if other.skill == task.skill and mine and theirs and mine not in theirs and theirs not in mine:
+            return other.answer
+    return None
+
+
+def _altered(task: Task) -> str | None:
+    assert task.answer is not None
+    number = _LAST_NUMBER.search(task.answer)
+    if number:
+        raised = f"{Decimal(number[0]) + 1:f}"
+        wrong = task.answer[: number.start()] + raised + task.answer[number.end() :]
+    elif task.verifier == "math":  # x * y reversed is right
+        return None
+    else:
+        wrong = task.answer[::-1]
+    return wrong if _compared(task, wrong) not in (None, _compared(task, task.answer)) else None
+
+
+def _compared(task: Task, answer: str | None) -> str | None:
+    return comparable_answer(task, answer) if answer else None

@@ -1,0 +1,276 @@
+"""The dimensions of a round, on rows whose figures can be worked out by hand."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfimp_dagster.lifecycle.evaluation.dimensions import (
+    DRAWS,
+    MEASURES,
+    Evidence,
+    cost_dimensions,
+    dimensions,
+    distinct_n,
+    falls,
+)
+from selfimp_dagster.lifecycle.evaluation.probe import Probe
+from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
+from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
+from selfimp_dagster.records import DIMENSIONS, SELECTION, TASKS, frame
+
+MakeRows = Callable[..., pl.DataFrame]
+
+MIX = {"sums": 1.0, "gcd": 1.0}
+SOUND = Probe(right=10, right_accepted=10, corrupted=10, corrupted_accepted=0, errors=0)
+
+
+def drawn(
+    responses: Mapping[str, Sequence[tuple[str, bool]]], skill: str = "sums", temperature: float = 0.7
+) -> pl.DataFrame:
+    """Samples of tasks: the responses to each, and whether each is right."""
+    rows = [
+        {
+            "sample_id": f"{task}-{number}",
+            "task_id": task,
+            "skill": skill,
+            "response": response,
+            "right": right,
+            "mean_logprob": -0.5,
+            "sampling": json.dumps({"temperature": temperature}),
+            "temperature": temperature,
+        }
+        for task, given in responses.items()
+        for number, (response, right) in enumerate(given)
+    ]
+    return frame(rows, DRAWS)
+
+
+def evidence(evaluations: pl.DataFrame, **changes: Any) -> Evidence:
+    nothing = DRAWS.to_frame()
+    arguments: dict[str, Any] = {
+        "evaluations": evaluations,
+        "items": TASKS.to_frame(),
+        "earlier": {},
+        "draws": {"incumbent": nothing, "candidate": nothing},
+        "votes_before": nothing,
+        "selection": SELECTION.to_frame(),
+        "verdict": judge(evaluations, PromotionRule(), MIX, 4, 0),
+        "probe": SOUND,
+        "skill_weights": MIX,
+    }
+    return Evidence(**(arguments | changes))
+
+
+def found(rows: pl.DataFrame, measure: str, arm: str = "candidate") -> dict[str, Any]:
+    return rows.filter(pl.col("measure") == measure, pl.col("arm") == arm).row(0, named=True)
+
+
+def test_pass_at_k_and_distinct_solutions_are_those_of_the_samples(make_rows: MakeRows) -> None:
+    votes = drawn(
+        {
+            "a": [("7", True), ("07", True), ("8", False), ("7", True)],  # c = 3 of 4
+            "b": [("8", False), ("9", False), ("8", False)],  # c = 0 of 3
+            "c": [("7", True)],  # sampled once: tells nothing of pass@k
+        }
+    )
+    draws = {"incumbent": DRAWS.to_frame(), "candidate": votes}
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), draws=draws))
+    assert found(rows, "pass_at_1")["value"] == pytest.approx((3 / 4 + 0) / 2)
+    assert found(rows, "pass_at_k")["value"] == pytest.approx((1 + 0) / 2)  # k = 3
+    assert found(rows, "pass_at_k")["note"] == "k = 3; 2 train tasks of sums, temperature 0.7."
+    # Of a's right responses "7" is there twice and "07" once: 1 - C(2,3)/C(4,3) = 1 and 1 - C(3,3)/4 = 3/4.
+    assert found(rows, "distinct_solutions")["value"] == pytest.approx((1 + 3 / 4) / 2)
+    assert found(rows, "distinct_1")["value"] == pytest.approx((3 / 3 + 2 / 3) / 2)
+    assert found(rows, "distinct_solutions")["n"] == 2
+    assert found(rows, "token_entropy")["value"] == 0.5
+    assert found(rows, "token_entropy")["n"] == 3
+    assert rows.filter(pl.col("measure") == "pass_at_k", pl.col("arm") == "incumbent").is_empty()
+    assert rows.filter(pl.col("measure") == "distinct_2").is_empty(), "no response has two words"
+
+
+def test_k_is_common_to_both_arms(make_rows: MakeRows) -> None:
+    draws = {
+        "incumbent": drawn({"a": [("7", True), ("8", False)]}),
+        "candidate": drawn({"b": [("7", True), ("8", False), ("8", False), ("8", False)]}),
+    }
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), draws=draws))
+    assert found(rows, "pass_at_k", "incumbent")["value"] == 1.0
+    assert found(rows, "pass_at_k", "candidate")["value"] == pytest.approx(1 / 2)  # 1 - C(3,2)/C(4,2)
+
+
+def test_distinct_n_is_the_share_of_different_n_grams() -> None:
+    responses = [["I", "do", "not", "know"], ["I", "do"]]
+    assert distinct_n(responses, 1) == pytest.approx(4 / 6)
+    assert distinct_n(responses, 2) == pytest.approx(3 / 4)
+    assert distinct_n([["7"], []], 2) is None
+
+
+def test_a_skill_is_compared_with_the_best_the_line_has_had(make_rows: MakeRows) -> None:
+    best = make_rows([1] * 9 + [0], [0] * 10)
+    worse = make_rows([1] * 5 + [0] * 5, [0] * 10)
+    now = make_rows([1] * 7 + [0] * 3, [1] * 6 + [0] * 4)
+    rows = dimensions(evidence(now, earlier={"tiny/0000": best, "tiny/0001": worse}))
+    change = found(rows, "worst_skill_change")
+    assert change["value"] == pytest.approx(-0.3)
+    expected = paired_difference_interval([-1.0] * 3 + [0.0] * 7)
+    assert (change["low"], change["high"]) == pytest.approx(expected)
+    assert change["note"] == "sums: 0.600, best so far 0.900 (the incumbent of tiny/0000)."
+    assert rows.filter(pl.col("measure") == "worst_guard_change").is_empty(), "there is no guard skill"
+
+
+def test_the_worst_of_several_skills_has_the_interval_of_all(make_rows: MakeRows) -> None:
+    now = pl.concat(
+        [make_rows([1] * 50, [1] * 50), make_rows([1] * 30 + [0] * 20, [1] * 20 + [0] * 30, skill="gcd")]
+    )
+    change = found(dimensions(evidence(now)), "worst_skill_change")
+    assert change["note"].startswith("gcd: 0.400, best so far 0.600")
+    expected = paired_difference_interval([-1.0] * 10 + [0.0] * 40, confidence=0.975)
+    assert (change["low"], change["high"]) == pytest.approx(expected)
+
+
+def test_answers_under_another_harness_are_not_compared(make_rows: MakeRows) -> None:
+    other = make_rows([1] * 10, [1] * 10).with_columns(fingerprint=pl.lit("another"))
+    rows = dimensions(evidence(make_rows([1] * 5 + [0] * 5, [1] * 10), earlier={"tiny/0000": other}))
+    assert found(rows, "worst_skill_change")["value"] == pytest.approx(0.5)
+
+
+def test_guard_skills_erode_visibly_over_rounds(make_rows: MakeRows) -> None:
+    anchor = make_rows([0] * 4, [0] * 4)
+    first = make_rows([1] * 60, [1] * 60, suite="guard", skill="words")
+    now = make_rows([1] * 55 + [0] * 5, [1] * 50 + [0] * 10, suite="guard", skill="words")
+    rows = dimensions(evidence(pl.concat([anchor, now]), earlier={"tiny/0000": first}))
+    change = found(rows, "worst_guard_change")
+    assert change["value"] == pytest.approx(-10 / 60)
+    assert change["high"] < 0
+    assert any(sentence.startswith("worst_guard_change is -0.167: words") for sentence in falls(rows))
+
+
+def test_sharpening_only_is_pass_at_1_up_and_pass_at_k_down(make_rows: MakeRows) -> None:
+    many = range(200)
+    wide = drawn({f"t{n}": [("7", n % 2 == 0 or v == 0) for v in range(4)] for n in many})
+    narrow = drawn({f"u{n}": [("7", n % 5 != 0)] * 4 for n in many})
+    nothing = DRAWS.to_frame()
+    rows = make_rows([0, 1], [1, 1])
+    sharper = dimensions(evidence(rows, draws={"incumbent": nothing, "candidate": narrow}, votes_before=wide))
+    assert found(sharper, "pass_at_1_change")["value"] == pytest.approx(0.8 - (0.5 + 0.5 / 4))
+    assert found(sharper, "pass_at_k_change")["value"] == pytest.approx(0.8 - 1.0)
+    assert found(sharper, "sharpening_only")["value"] == 1.0
+    wider = dimensions(evidence(rows, draws={"incumbent": nothing, "candidate": wide}, votes_before=narrow))
+    assert found(wider, "sharpening_only")["value"] == 0.0
+    assert any(sentence.startswith("sharpening_only") for sentence in falls(sharper))
+    assert not falls(wider)
+
+
+def test_votes_under_other_parameters_or_without_a_predecessor_say_nothing_of_change(
+    make_rows: MakeRows,
+) -> None:
+    votes = drawn({"a": [("7", True), ("8", False)]})
+    hotter = drawn({"b": [("7", True), ("8", False)]}, temperature=1.0)
+    for before in (DRAWS.to_frame(), hotter):
+        draws = {"incumbent": DRAWS.to_frame(), "candidate": votes}
+        rows = dimensions(evidence(make_rows([0, 1], [1, 1]), draws=draws, votes_before=before))
+        assert rows.filter(
+            pl.col("measure").str.ends_with("_change").and_(pl.col("measure").str.starts_with("pass_at"))
+        ).is_empty()
+
+
+def test_the_hardest_difficulty_is_the_one_that_is_surely_solved(make_rows: MakeRows) -> None:
+    parts = {("sums", 1.0): [1] * 20, ("gcd", 2.0): [1] * 12 + [0] * 8}
+    rows = pl.concat([make_rows([0] * 20, scores, skill=skill) for (skill, _), scores in parts.items()])
+    blank = dict.fromkeys(TASKS)
+    items = frame(
+        (
+            {**blank, "task_id": f"anchor-{skill}-{n:04d}", "pool": "anchor", "difficulty": level}
+            for skill, level in parts
+            for n in range(20)
+        ),
+        TASKS,
+    )
+    table = dimensions(evidence(rows, items=items))
+    hardest = found(table, "hardest_difficulty_solved")
+    assert wilson(12, 20).low < 0.5 < wilson(12, 20).high
+    assert (hardest["value"], hardest["low"], hardest["high"], hardest["n"]) == (1.0, 1.0, 2.0, 20)
+    assert table.filter(
+        pl.col("measure") == "hardest_difficulty_solved", pl.col("arm") == "incumbent"
+    ).is_empty(), "the incumbent solves no level"
+
+
+def test_length_is_compared_item_by_item(make_rows: MakeRows) -> None:
+    tokens = pl.when(pl.col("arm") == "candidate").then(3).otherwise(2).cast(pl.Int64)
+    rows = make_rows([0] * 10, [1] * 10).with_columns(completion_tokens=tokens)
+    ratio = found(dimensions(evidence(rows)), "length_ratio")
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((1.5, 1.5, 1.5))
+    assert ratio["note"] == "3.00 tokens an answer, 2.00 of the incumbent."
+
+
+def test_flags_and_contamination_are_counted(make_rows: MakeRows) -> None:
+    flags = pl.when(pl.col("item_id") == "anchor-sums-0003").then(pl.lit(["empty"])).otherwise(pl.lit([]))
+    evaluations = make_rows([0] * 8, [1] * 8).with_columns(flags=flags.cast(pl.List(pl.String)))
+    blank = dict.fromkeys(SELECTION)
+    selection = frame(
+        ({**blank, "step": "decontamination", "kept": n > 0, "sample_id": str(n)} for n in range(5)),
+        SELECTION,
+    )
+    probe = Probe(right=10, right_accepted=9, corrupted=10, corrupted_accepted=3, errors=0)
+    rows = dimensions(evidence(evaluations, selection=selection, probe=probe))
+    for arm in ("incumbent", "candidate"):
+        assert found(rows, "empty_rate", arm)["value"] == 1 / 8
+        assert found(rows, "truncation_rate", arm)["value"] == 0
+    assert found(rows, "contamination_rate", "incumbent")["value"] == 1 / 5
+    assert found(rows, "verifier_precision")["value"] == 9 / 12
+    assert found(rows, "verifier_recall")["value"] == 9 / 10
+    assert (found(rows, "verifier_recall")["low"], found(rows, "verifier_recall")["high"]) == wilson(9, 10)
+
+
+def test_costs_scale_the_gain(make_rows: MakeRows) -> None:
+    verdict = judge(make_rows([0] * 50, [1] * 25 + [0] * 25), PromotionRule(), MIX, 4, 0)
+    rows = cost_dimensions(verdict, seconds=500.0, tokens=250_000, corpus_tokens=9_000, kept=30)
+    per_time, per_token = found(rows, "gain_per_1000_seconds"), found(rows, "gain_per_million_tokens")
+    assert (per_time["value"], per_token["value"]) == pytest.approx((1.0, 2.0))
+    assert per_time["low"] == pytest.approx(2 * verdict.gain_low)
+    assert found(rows, "tokens_per_kept_sample", "incumbent")["value"] == 300
+    assert cost_dimensions(verdict, 0.0, 0, 0, 0).is_empty()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    scores=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=12),
+    votes=st.lists(st.lists(st.booleans(), min_size=1, max_size=4), max_size=5),
+    seed=st.integers(0, 100),
+)
+def test_rows_hold_their_values_and_hang_on_no_order(
+    make_rows: MakeRows, scores: list[tuple[int, int]], votes: list[list[bool]], seed: int
+) -> None:
+    evaluations = make_rows([before for before, _ in scores], [after for _, after in scores])
+    table = drawn(
+        {f"t{n}": [(f"{v} and {n}", right) for v, right in enumerate(v)] for n, v in enumerate(votes)}
+    )
+    draws = {"incumbent": table, "candidate": table}
+    rows = dimensions(
+        evidence(evaluations, draws=draws, votes_before=table, earlier={"tiny/0000": evaluations})
+    )
+    assert dict(rows.schema) == dict(DIMENSIONS)
+    assert not rows.select("measure", "arm").is_duplicated().any()
+    for row in rows.iter_rows(named=True):
+        assert row["dimension"] == MEASURES[row["measure"]].dimension
+        assert row["low"] is None or row["low"] <= row["value"] <= row["high"], row
+        assert row["n"] > 0
+        assert row["note"].endswith("."), row
+
+    def shuffled(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.sample(fraction=1, shuffle=True, seed=seed)
+
+    again = dimensions(
+        evidence(
+            shuffled(evaluations),
+            draws={arm: shuffled(table) for arm in draws},
+            votes_before=shuffled(table),
+            earlier={"tiny/0000": shuffled(evaluations)},
+        )
+    )
+    assert again.equals(rows)
