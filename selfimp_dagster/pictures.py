@@ -153,9 +153,10 @@ def dimensions_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
                     color=color,
                     label=measure.replace("_", " "),
                 )
-        axes.set_xlim(-0.5, max(len(rounds), 2) - 0.5)
-        axes.set_xticks(range(len(rounds)), [name.split("/")[1] for name in rounds])
-        axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+        axes.set_xlim(-0.6, len(rounds) - 0.4)
+        ticks = range(0, len(rounds), 1 + len(rounds) // 12)
+        axes.set_xticks(ticks, [rounds[x].split("/")[1] for x in ticks])
+        axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return _figure_png(figure)
 
 

@@ -3,8 +3,9 @@ import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.eval_report import eval_report
-from selfimp_dagster.lifecycle.ledger import read_ledger, write_ledger
-from selfimp_dagster.pictures import accuracy_over_rounds
+from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
+from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
+from selfimp_dagster.pictures import accuracy_over_rounds, dimensions_over_rounds
 from selfimp_dagster.presentation import picture, readable_failures, table
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.resources.workbench import WorkbenchResource
@@ -22,12 +23,22 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
     with readable_failures():
         ledger = read_ledger(workbench.artifacts)
         path = write_ledger(workbench.artifacts, ledger)
+        lines = {
+            line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
+            for line in newest_lines(workbench.artifacts, ledger)
+        }
     rows = ledger.to_dicts()
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_hash(rows)),
         metadata={
             "dagster/row_count": ledger.height,
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
+            **{
+                f"dimensions_of_{campaign}": picture(
+                    dimensions_over_rounds(measured), f"the four dimensions of {campaign}"
+                )
+                for campaign, measured in lines.items()
+            },
             "rounds": table(ledger.select(_scores(ledger)), limit=200),
             "verdicts": table(ledger.select("round", "verdict", "decision", "directives"), limit=200),
             "ledger": dg.MetadataValue.path(str(path)),

@@ -51,6 +51,12 @@ def read_ledger(store: ArtifactStore, campaign: str | None = None) -> pl.DataFra
     return frame((_row(store, key) for key in keys), LEDGER)
 
 
+def newest_lines(store: ArtifactStore, ledger: pl.DataFrame) -> list[tuple[RoundKey, ...]]:
+    """For each campaign of the ledger, its newest round with its ancestors."""
+    newest = {key.campaign: key for key in map(RoundKey.parse, ledger["round"])}
+    return [read_policy(store, key)[0].line for key in newest.values()]
+
+
 def write_ledger(store: ArtifactStore, ledger: pl.DataFrame) -> Path:
     """Writes the ledger beside the campaigns, atomically; it can be rebuilt from the reports at any time."""
     path = store.folder / "ledger.parquet"

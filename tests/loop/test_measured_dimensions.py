@@ -93,6 +93,8 @@ def test_the_report_shows_them_and_the_check_looks_at_them(two_rounds: Home) -> 
         assert len(metadata["dimensions"].records) == read_dimensions(two_rounds.store, _SECOND).height
         assert metadata["dimensions_over_rounds"].value.startswith("![the four dimensions](data:image/png")
         assert check_results(instance, "eval_report", str(_FIRST))["dimensions_hold"]
+        ledger = materialization(instance, "round_ledger", None).metadata
+        assert ledger["dimensions_of_tiny"].value.startswith("![the four dimensions of tiny](data:image/png")
 
 
 def test_status_shows_the_newest_round(two_rounds: Home, monkeypatch: pytest.MonkeyPatch) -> None:
