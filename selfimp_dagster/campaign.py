@@ -5,6 +5,7 @@ refused is refused when the file is read, with the field's name.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from selfimp_dagster.round_key import CAMPAIGN_PATTERN
 from selfimp_dagster.tasks.pools import Pools, check_disjoint
 from selfimp_dagster.tasks.suites import TaskSource
 from selfimp_dagster.tasks.suites import check as check_source
+from selfimp_dagster.tasks.wordings import wordings
 
 SUFFIX = ".yaml"
 
@@ -104,12 +106,22 @@ class Recipe(_Strict):
 
 
 class EvaluationPlan(_Strict):
-    """How answers are measured; part of the harness fingerprint."""
+    """How answers are measured. What can move a score is part of the harness fingerprint."""
 
     max_new_tokens: int = Field(default=16, ge=1, description="Tokens after which an answer is cut off.")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Numerics of the evaluation; the same weights score differently in another dtype.",
+    )
+    rewordings: int = Field(
+        default=2,
+        ge=0,
+        le=3,
+        description="Other wordings in which some anchor items are asked, to measure consistency; "
+        "they do not enter the promotion test.",
+    )
+    reworded_items: int = Field(
+        default=24, ge=0, description="Anchor items that are asked in other wordings."
     )
 
 
@@ -157,6 +169,11 @@ class Campaign(_Strict):
         """The chat that asks a prompt: the same for acquisition, refinement and evaluation."""
         content = f"{prompt}\n{self.instruction}" if self.instruction else prompt
         return ({"role": "user", "content": content},)
+
+    def reworded(self, prompt: str) -> dict[str, tuple[Message, ...]]:
+        """The chats that ask a prompt in other words, by wording: as many as `evaluation.rewordings`."""
+        others = islice(wordings(prompt, self.instruction).items(), self.evaluation.rewordings)
+        return {wording: ({"role": "user", "content": content},) for wording, content in others}
 
 
 def load_campaign(path: Path) -> Campaign:

@@ -21,6 +21,7 @@ _VIEWS = {
     ("refined_outputs", "rewards"): "refined_rewards",
     ("eval_report", "items"): "evaluation_items",
     ("eval_report", "evaluations"): "evaluations",
+    ("eval_report", "rewordings"): "rewordings",
     ("eval_report", "dimensions"): "dimensions",
 }
 

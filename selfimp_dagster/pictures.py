@@ -107,7 +107,7 @@ def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 _PANELS = {
     "accuracy": ("anchor_accuracy", "fresh_accuracy", "pass_at_1", "pass_at_k"),
-    "stability": ("worst_skill_change", "worst_guard_change"),
+    "stability": ("worst_skill_change", "worst_guard_change", "rewording_consistency"),
     "growth": ("gain", "pass_at_1_change", "pass_at_k_change", "distinct_1"),
     "safety": ("verifier_precision", "verifier_recall", "truncation_rate", "contamination_rate"),
 }

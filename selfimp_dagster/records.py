@@ -131,6 +131,23 @@ EVALUATIONS = pl.Schema(
     }
 )
 
+REWORDINGS = pl.Schema(
+    {
+        "item_id": pl.String(),  # an anchor item
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "wording": pl.String(),  # plain: as the evaluation asks it
+        "response": pl.String(),
+        "answer": pl.String(),  # in the form in which equal answers are equal; null where there is none
+        "score": pl.Float64(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+        "reused": pl.Boolean(),  # answered in an earlier round by the same weights under the same harness
+    }
+)
+
 DIMENSIONS = pl.Schema(
     {
         "dimension": pl.String(),  # accuracy, stability, growth or safety

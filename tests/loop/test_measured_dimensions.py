@@ -12,8 +12,9 @@ from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_dimensions, read_report
+from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage import connect
-from selfimp_dagster.records import DIMENSIONS
+from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, SAMPLES
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import MANIFEST
 from selfimp_dagster.tasks import verifiers
@@ -145,3 +146,40 @@ def test_a_verifier_that_was_tampered_with_is_a_hard_alarm(
     rows = read_dimensions(finished.store, _SECOND)
     assert rows.filter(pl.col("measure") == "verifier_precision")["value"].item() == 0.5
     assert rows.filter(pl.col("measure") == "alarms")["value"].item() == 1
+
+
+def test_items_are_asked_in_other_words_and_the_answers_kept_apart(two_rounds: Home) -> None:
+    for key in (_FIRST, _SECOND):
+        report = two_rounds.store.open(key, "eval_report")
+        rewordings = report.table("rewordings", REWORDINGS)
+        anchor = report.table("evaluations", EVALUATIONS).filter(pl.col("suite") == "anchor")
+        assert set(rewordings["wording"]) == {"plain", "courteous", "question"}  # it has no instruction
+        assert rewordings.group_by("arm", "wording").len()["len"].to_list() == [24] * 6
+        assert set(rewordings["item_id"]) <= set(anchor["item_id"])
+        plain = rewordings.filter(pl.col("wording") == "plain")
+        same = plain.join(anchor, on=["arm", "item_id", "response", "score"], how="semi")
+        assert same.height == plain.height == 48
+        trained = two_rounds.store.open(key, "selected_subset").table("subset", SUBSET)
+        sampled = two_rounds.store.open(key, "generated_corpus").table("samples", SAMPLES)
+        for table in (trained, sampled):
+            assert set(table["task_id"]).isdisjoint(rewordings["item_id"])
+        assert read_report(two_rounds.store, key).verdict.n == 100, "they are no items of the test"
+
+
+def test_rewordings_of_the_same_weights_are_not_asked_again(two_rounds: Home) -> None:
+    first, second = (
+        two_rounds.store.open(key, "eval_report").table("rewordings", REWORDINGS) for key in (_FIRST, _SECOND)
+    )
+    assert not first["reused"].any()
+    again = second.filter((pl.col("arm") == "incumbent") & (pl.col("wording") != "plain"))
+    assert again["reused"].all()
+    known = first.filter(pl.col("arm") == "candidate").select("item_id", "wording", "response")
+    assert again.join(known, on=["item_id", "wording", "response"], how="semi").height == again.height
+    assert not second.filter(pl.col("arm") == "candidate")["reused"].any()
+
+
+def test_rewordings_can_be_switched_off(home: Home) -> None:
+    home.write_campaign(evaluation={"rewordings": 0})
+    home.run(str(_FIRST))
+    assert home.store.open(_FIRST, "eval_report").table("rewordings", REWORDINGS).is_empty()
+    assert "rewording_consistency" not in set(read_dimensions(home.store, _FIRST)["measure"])

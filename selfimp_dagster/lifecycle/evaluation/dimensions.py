@@ -15,6 +15,7 @@ import polars as pl
 
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
+from selfimp_dagster.lifecycle.evaluation.rewording import consistent_items
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, suite_accuracy
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
@@ -54,6 +55,7 @@ MEASURES: Mapping[str, Measure] = {
     "pass_at_k": Measure("accuracy", "share"),
     "worst_skill_change": Measure("stability", "share"),
     "worst_guard_change": Measure("stability", "share"),
+    "rewording_consistency": Measure("stability", "share"),
     "length_ratio": Measure("stability", "ratio"),
     "gain": Measure("growth", "share"),
     "gain_per_1000_seconds": Measure("growth", "share per 1,000 s"),
@@ -96,13 +98,15 @@ DRAWS = pl.Schema(
 class Evidence:
     """What the dimensions of a round are computed from.
 
-    `earlier` holds the evaluations (records.EVALUATIONS) of each earlier round of the line, `draws` the
-    samples of each arm in this round (DRAWS), `votes_before` what the incumbent drew when it was a candidate
-    (DRAWS; empty for the base model), `selection` the fates of the round's samples (records.SELECTION).
+    `rewordings` holds the answers of both arms to reworded items (records.REWORDINGS), `earlier` the
+    evaluations (records.EVALUATIONS) of each earlier round of the line, `draws` the samples of each arm in
+    this round (DRAWS), `votes_before` what the incumbent drew when it was a candidate (DRAWS; empty for the
+    base model), `selection` the fates of the round's samples (records.SELECTION).
     """
 
     evaluations: pl.DataFrame
     items: pl.DataFrame
+    rewordings: pl.DataFrame
     earlier: Mapping[str, pl.DataFrame]
     draws: Mapping[str, pl.DataFrame]
     votes_before: pl.DataFrame
@@ -272,6 +276,12 @@ def _solved(tasks: Sequence[_Task], k: int, skill_weights: Mapping[str, float]) 
 def _stability(evidence: Evidence) -> Iterator[dict[str, Any]]:
     for measure, suite in (("worst_skill_change", "anchor"), ("worst_guard_change", "guard")):
         yield from _worst_change(evidence, measure, suite)
+    consistent = consistent_items(evidence.rewordings)
+    for (arm,), rows in consistent.partition_by("arm", as_dict=True).items():
+        asked = evidence.rewordings.filter(pl.col("arm") == arm)
+        alike = int(rows["consistent"].sum())
+        note = f"{alike} of {rows.height} anchor items, each in {asked['wording'].n_unique()} wordings."
+        yield _share("rewording_consistency", str(arm), alike, rows.height, note)
     tested = evidence.evaluations.filter(pl.col("suite").is_in(["anchor", "fresh"])).unique(
         ["arm", "item_id"]
     )

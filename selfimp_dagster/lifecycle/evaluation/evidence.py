@@ -18,6 +18,7 @@ def gather_evidence(
     policy: Policy,
     items: pl.DataFrame,
     evaluations: pl.DataFrame,
+    rewordings: pl.DataFrame,
     verdict: Verdict,
     probe: Probe,
 ) -> Evidence:
@@ -31,6 +32,7 @@ def gather_evidence(
     return Evidence(
         evaluations=evaluations,
         items=items,
+        rewordings=rewordings,
         earlier={
             ancestor: store.open(RoundKey.parse(ancestor), ASSET).table("evaluations", EVALUATIONS)
             for ancestor in policy.ancestors

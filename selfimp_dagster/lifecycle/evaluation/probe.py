@@ -51,8 +51,9 @@ def probe_verifier(tasks: Sequence[Task], judge: Callable[[Task, str], Judgement
 def corrupted_answer(task: Task, others: Sequence[Task]) -> str | None:
     """A wrong answer to the task that looks like a right one, always the same; None if none is known.
 
-    Either another task's answer to the same skill or the task's own with its last number raised by one,
-    or reversed where it has none; which of the two comes first is a matter of the task's id.
+    Either the answer of another task of the skill or the task's own, with its last number more than doubled
+    (some scorers allow for rounding) or reversed where it has none; which of the two comes first is a
+    matter of the task's id.
     """
     assert task.answer is not None
     candidates = [_exchanged(task, others), _altered(task)]
@@ -96,8 +97,8 @@ def _altered(task: Task) -> str | None:
     assert task.answer is not None
     number = _LAST_NUMBER.search(task.answer)
     if number:
-        raised = f"{Decimal(number[0]) + 1:f}"
-        wrong = task.answer[: number.start()] + raised + task.answer[number.end() :]
+        other = f"{2 * Decimal(number[0]) + 1:f}"
+        wrong = task.answer[: number.start()] + other + task.answer[number.end() :]
     elif task.verifier == "math":  # x * y reversed is right
         return None
     else:

@@ -1,10 +1,10 @@
 """The stage eval_report: incumbent and candidate on the same items, and the verdict."""
 
 import time
-from pathlib import Path
 
 import polars as pl
 
+from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
@@ -20,11 +20,12 @@ from selfimp_dagster.lifecycle.evaluation.report import (
     SkillScore,
     StageCost,
 )
+from selfimp_dagster.lifecycle.evaluation.rewording import reworded_answers, reworded_items
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, TASKS, frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import tasks_from_frame
@@ -58,16 +59,23 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     )
     items = evaluation_items(campaign, key.number, bench.campaigns)
     draft.write_table("items", items, TASKS)
-    answered = _earlier_answers(bench.store, policy)
+    answered = _earlier(bench.store, policy, "evaluations", EVALUATIONS)
+    answered_reworded = _earlier(bench.store, policy, "rewordings", REWORDINGS)
     arms = {
         "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
         "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
     }
-    tables, tokens = [], 0
+    tables, reworded, tokens = [], [], 0
     for arm, (folder, weights) in arms.items():
-        table, spent = _answers(bench, policy, draft.folder, items, answered, arm, folder, weights)
-        tables.append(table)
-        tokens += spent
+        engine = bench.engines.engine(folder, weights, campaign.evaluation.dtype)
+        print_ = fingerprint(harness(campaign, engine.describe()))
+        sampler = DurableSampler(engine, weights, policy.round, draft.folder / ".parts", bench.progress)
+        tables.append(_answers(sampler, campaign, items, answered, arm, weights, print_))
+        chosen = reworded_items(items, campaign.evaluation.reworded_items)
+        reworded.append(reworded_answers(sampler, campaign, chosen, tables[-1], answered_reworded))
+        tokens += sampler.tokens
+    rewordings = pl.concat(reworded)
+    draft.write_table("rewordings", rewordings, REWORDINGS)
     evaluations = pl.concat(tables)
     draft.write_table("evaluations", evaluations, EVALUATIONS)
     probe = probe_verifier(tasks_from_frame(items.unique("task_id")))
@@ -79,7 +87,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         key.number,
         alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
     )
-    evidence = gather_evidence(bench.store, policy, items, evaluations, verdict, probe)
+    evidence = gather_evidence(bench.store, policy, items, evaluations, rewordings, verdict, probe)
     draft.write_table("dimensions", dimensions(evidence), DIMENSIONS)
     scores = tuple(
         Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
@@ -126,26 +134,21 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
 
 
 def _answers(
-    bench: Workbench,
-    policy: Policy,
-    folder: Path,
+    sampler: DurableSampler,
+    campaign: Campaign,
     items: pl.DataFrame,
     answered: pl.DataFrame,
     arm: str,
-    weights: Path,
     policy_hash: str,
-) -> tuple[pl.DataFrame, int]:
-    """The rows of one arm, and the tokens that measuring it took."""
-    campaign = policy.campaign
-    engine = bench.engines.engine(weights, policy_hash, campaign.evaluation.dtype)
-    print_ = fingerprint(harness(campaign, engine.describe()))
+    print_: str,
+) -> pl.DataFrame:
+    """The rows of one arm."""
     reusable = answered.filter(
         (pl.col("policy_hash") == policy_hash)
         & (pl.col("fingerprint") == print_)
         & pl.col("item_id").is_in(items["task_id"].implode())
     ).unique("item_id", keep="first", maintain_order=True)
     known = {row["item_id"]: row for row in reusable.iter_rows(named=True)}
-    sampler = DurableSampler(engine, policy_hash, policy.round, folder / ".parts", bench.progress)
     asked = [item for item in items.iter_rows(named=True) if item["task_id"] not in known]
     answers = sampler.sample(
         [SampleRequest(item["task_id"], campaign.messages(item["prompt"]), 0) for item in asked],
@@ -180,11 +183,12 @@ def _answers(
                 "reused": task.task_id in known,
             }
         )
-    return frame(rows, EVALUATIONS), sampler.tokens
+    return frame(rows, EVALUATIONS)
 
 
-def _earlier_answers(store: ArtifactStore, policy: Policy) -> pl.DataFrame:
+def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema) -> pl.DataFrame:
+    """A table of all earlier reports of the line; reports of a version that did not have it are left out."""
     reports = (store.open(RoundKey.parse(ancestor), ASSET) for ancestor in policy.ancestors)
     return pl.concat(
-        [EVALUATIONS.to_frame(), *(report.table("evaluations", EVALUATIONS) for report in reports)]
+        [schema.to_frame(), *(report.table(table, schema) for report in reports if report.has_table(table))]
     )

@@ -21,7 +21,7 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import (
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
-from selfimp_dagster.records import DIMENSIONS, SELECTION, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, REWORDINGS, SELECTION, TASKS, frame
 
 MakeRows = Callable[..., pl.DataFrame]
 
@@ -55,6 +55,7 @@ def evidence(evaluations: pl.DataFrame, **changes: Any) -> Evidence:
     arguments: dict[str, Any] = {
         "evaluations": evaluations,
         "items": TASKS.to_frame(),
+        "rewordings": REWORDINGS.to_frame(),
         "earlier": {},
         "draws": {"incumbent": nothing, "candidate": nothing},
         "votes_before": nothing,
@@ -206,6 +207,38 @@ def test_length_is_compared_item_by_item(make_rows: MakeRows) -> None:
     ratio = found(dimensions(evidence(rows)), "length_ratio")
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((1.5, 1.5, 1.5))
     assert ratio["note"] == "3.00 tokens an answer, 2.00 of the incumbent."
+
+
+def test_consistency_is_the_share_of_items_answered_alike(make_rows: MakeRows) -> None:
+    asked = {
+        "same answer": [("7", 0.0), ("7", 0.0), ("7", 0.0)],
+        "no answer in any": [(None, 0.0), (None, 0.0), (None, 0.0)],
+        "right in other words": [("paris", 1.0), ("it is paris", 1.0), ("paris", 1.0)],
+        "another answer": [("7", 1.0), ("7", 1.0), ("8", 0.0)],
+        "no answer once": [("7", 0.0), (None, 0.0), ("7", 0.0)],
+    }
+    blank = dict.fromkeys(REWORDINGS)
+    rewordings = frame(
+        (
+            {
+                **blank,
+                "arm": "candidate",
+                "item_id": item,
+                "wording": str(n),
+                "answer": answer,
+                "score": score,
+            }
+            for item, answers in asked.items()
+            for n, (answer, score) in enumerate(answers)
+        ),
+        REWORDINGS,
+    )
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), rewordings=rewordings))
+    consistency = found(rows, "rewording_consistency")
+    assert (consistency["value"], consistency["n"]) == (3 / 5, 5)
+    assert (consistency["low"], consistency["high"]) == pytest.approx(wilson(3, 5))
+    assert consistency["note"] == "3 of 5 anchor items, each in 3 wordings."
+    assert rows.filter(pl.col("measure") == "rewording_consistency", pl.col("arm") == "incumbent").is_empty()
 
 
 def test_flags_and_contamination_are_counted(make_rows: MakeRows) -> None:

@@ -93,10 +93,10 @@ def test_the_probe_is_bounded_and_hangs_on_no_order() -> None:
 @pytest.mark.parametrize(
     ("answer", "verifier", "wrong"),
     [
-        ("41", "exact", "42"),
-        ("1.5", "exact", "2.5"),
-        ("x + 1", "math", "x + 2"),
-        ("12 apples", "exact", "13 apples"),
+        ("41", "exact", "83"),
+        ("1.5", "exact", "4.0"),
+        ("x + 1", "math", "x + 3"),
+        ("12 apples", "exact", "25 apples"),
         ("Paris", "contains", "siraP"),
         ("x * y", "math", None),
         ("noon", "exact", None),
