@@ -132,3 +132,11 @@ def test_real_families_pass_the_probe(family: str) -> None:
     probe = probe_verifier(list(islice(stream_tasks(source, family, 0, Path()), 24)))
     assert probe.right_accepted == probe.right > 12
     assert probe.corrupted_accepted == probe.errors == 0
+
+
+def test_a_real_scorer_that_accepts_everything_is_caught() -> None:
+    # reasoning-gym 0.1.25 compares bool(answer), and bool("False") is true.
+    source = ReasoningGymSource(family="game_of_life_halting")
+    probe = probe_verifier(list(islice(stream_tasks(source, "halting", 0, Path()), 40)))
+    assert (probe.right_accepted, probe.corrupted_accepted) == (40, 40)
+    assert len(verifier_alarm(probe, FLOOR)) == 1
