@@ -45,7 +45,7 @@ class MethodChoice(BaseModel):
 
     def with_parameters(self, overrides: Mapping[str, Any]) -> "MethodChoice":
         """The same method with some parameters replaced, those of nested models field by field."""
-        return MethodChoice(method=self.method, **_merged(self.parameters, overrides))
+        return MethodChoice(method=self.method, **merged(self.parameters, overrides))
 
     def resolve(self, stage: Stage) -> tuple[Method, BaseModel]:
         """The method and its validated parameters.
@@ -91,6 +91,23 @@ class Recipe(_Strict):
     def selection_steps(self) -> list[SelectionStep]:
         """The chain, ready to run."""
         return [SelectionStep(*choice.resolve("selection")) for choice in self.selection]
+
+    def joined_changes(self, changes: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes to this recipe as one, the further ones over the others.
+
+        Choices of methods are joined field by field. Where the further changes name another method than
+        the one that is chosen without them, they replace that choice whole, and so does a list.
+        """
+        joined = {**changes, **further}
+        for stage in changes.keys() & further.keys():
+            chosen, choice = changes[stage], further[stage]
+            if isinstance(chosen, Mapping) and isinstance(choice, Mapping):
+                own = getattr(self, stage, None)
+                method = chosen.get("method", own.method if isinstance(own, MethodChoice) else None)
+                joined[stage] = (
+                    dict(choice) if choice.get("method", method) != method else merged(chosen, choice)
+                )
+        return joined
 
     def choices(self) -> list[tuple[str, Stage, MethodChoice]]:
         """Every choice with its place in the file and its stage."""
@@ -164,6 +181,24 @@ class Campaign(_Strict):
         """Each skill's share of the campaign's mix; they add up to 1."""
         total = sum(source.weight for source in self.skills.values())
         return {skill: source.weight / total for skill, source in self.skills.items()}
+
+    def with_recipe(self, changes: Mapping[str, Any], where: str) -> "Campaign":
+        """The same campaign with a recipe in which these fields are changed (see `joined_changes`).
+
+        Raises:
+            SelfimpError: the changed recipe is none, naming every field that is wrong.
+        """
+        recipe = self.recipe.model_dump(mode="json")
+        changed = self.model_dump(mode="json") | {"recipe": self.recipe.joined_changes(recipe, changes)}
+        try:
+            return Campaign.model_validate(changed)
+        except ValidationError as error:
+            raise SelfimpError(
+                _flat(error),
+                where=where,
+                fix="correct the fields named, `selection` is given whole; `selfimp methods` lists methods "
+                "and parameters",
+            ) from error
 
     def messages(self, prompt: str) -> tuple[Message, ...]:
         """The chat that asks a prompt: the same for acquisition, refinement and evaluation."""
@@ -268,11 +303,12 @@ def _flat(error: ValidationError) -> str:
     )
 
 
-def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the overrides in place, those of nested mappings field by field."""
+    result = dict(values)
     for name, value in overrides.items():
-        inner = merged.get(name)
-        merged[name] = (
-            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-        )
-    return merged
+        inner = result.get(name)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merged(inner, value)
+        result[name] = value
+    return result

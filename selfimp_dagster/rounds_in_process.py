@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,11 +15,10 @@ from dagster._core.execution.stats import StepEventStatus
 
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import runs_in_flight
-from selfimp_dagster.campaign import SUFFIX, load_campaign
 from selfimp_dagster.definitions import build_definitions
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lifecycle.policy import begin, read_policy
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -47,14 +46,21 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def run_round(
-    instance: dg.DagsterInstance, workbench: WorkbenchResource, key: RoundKey, parent: RoundKey | None = None
+    instance: dg.DagsterInstance,
+    workbench: WorkbenchResource,
+    key: RoundKey,
+    parent: RoundKey | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs a round to its end, or the stages of it that an interrupted run left over.
 
-    A round that was begun with another state of its campaign file, or from another parent, starts anew.
+    `parent` and `recipe` start a branch, see `lifecycle.policy.begin`; without them a round that was begun
+    keeps its own. A round that was begun with another state of its campaign file, from another parent or
+    with another recipe starts anew.
 
     Raises:
-        SelfimpError: a round of the campaign is in flight elsewhere, or a stage or blocking check failed.
+        SelfimpError: a round of the campaign is in flight elsewhere, the round cannot begin so, or a stage
+            or blocking check failed.
     """
     settle_lost_runs(instance, key.campaign)
     for run in runs_in_flight(instance, key.campaign):
@@ -65,16 +71,18 @@ def run_round(
         )
     job = build_definitions(workbench).resolve_job_def(round_job.name)
     stages = _stages_left(instance, job, workbench.artifacts, key)
-    if workbench.artifacts.has(key, STAGES[0]):
-        policy, _ = read_policy(workbench.artifacts, key)
-        parent = parent or (RoundKey.parse(policy.parent) if policy.parent else None)
-        campaign = load_campaign(workbench.campaigns_folder / f"{key.campaign}{SUFFIX}")
-        if campaign != policy.campaign or policy.parent != (str(parent) if parent else None):
-            stages = STAGES  # the campaign was mended, or another parent is asked for: the round starts anew
+    begun = read_policy(workbench.artifacts, key)[0] if workbench.artifacts.has(key, STAGES[0]) else None
+    if begun is not None and parent is None:
+        parent = RoundKey.parse(begun.parent) if begun.parent else None
+        recipe = recipe or begun.recipe_changes
+    beginning = begin(workbench.artifacts, workbench.campaigns_folder, key, parent, recipe)
+    if begun is not None and not beginning.is_that_of(begun):
+        stages = STAGES  # the campaign was mended, or another branch is asked for: the round starts anew
     instance.add_dynamic_partitions(ROUNDS, [str(key)])
     config: dict[str, Any] = dict(_QUIET)
-    if parent is not None and STAGES[0] in stages:
-        config["ops"] = {STAGES[0]: {"config": {"parent": str(parent)}}}
+    if STAGES[0] in stages:
+        asked = {"recipe": dict(recipe or {}), "parent": str(parent) if parent else None}
+        config["ops"] = {STAGES[0]: {"config": asked}}
     result = job.execute_in_process(
         run_config=config,
         instance=instance,

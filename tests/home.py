@@ -141,7 +141,7 @@ class Home:
         with open_instance(self.settings.home) as instance:
             yield instance
 
-    def run(self, *keys: str, parent: str | None = None) -> None:
+    def run(self, *keys: str, parent: str | None = None, recipe: dict[str, Any] | None = None) -> None:
         """Runs rounds to their ends as `selfimp run` does."""
         with self.instance() as instance:
             for key in keys:
@@ -150,6 +150,7 @@ class Home:
                     self.workbench,
                     RoundKey.parse(key),
                     RoundKey.parse(parent) if parent else None,
+                    recipe,
                 )
 
     def materialize(

@@ -18,6 +18,11 @@ class IncumbentPolicyConfig(dg.Config):
         default=None,
         description="A round to branch from, for example arithmetic/0001; empty: the round before.",
     )
+    recipe: dict[str, Any] = Field(
+        default={},
+        description="What changes in the recipe from this round of the line on, for example "
+        "{optimization: {learning_rate: 5.0e-5}}; empty: the recipe of the line.",
+    )
 
 
 @dg.asset(
@@ -38,7 +43,7 @@ def incumbent_policy(
     with readable_failures():
         key = RoundKey.parse(context.partition_key)
         parent = RoundKey.parse(config.parent) if config.parent else None
-        artifact = start_round(workbench.open(context), key, parent)
+        artifact = start_round(workbench.open(context), key, parent, config.recipe)
         policy, _ = read_policy(workbench.artifacts, key)
     metadata: dict[str, Any] = {
         "policy_hash": policy.policy_hash,

@@ -1,12 +1,16 @@
 """Rounds: run them, and see how they stand."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import polars as pl
 import typer
+import yaml
 
+from selfimp_dagster.campaign import merged
 from selfimp_dagster.cli.app import CampaignName, app
 from selfimp_dagster.console import console, print_dimensions, print_ledger
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
@@ -26,6 +30,15 @@ def run(
     parent: Annotated[
         str | None, typer.Option(help="Branch: start the first of these rounds from this earlier round.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe from the first of these rounds on, for example "
+            "optimization.learning_rate=5e-5; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Run the next rounds of a campaign here, with progress bars; go on where it was left.
 
@@ -38,6 +51,7 @@ def run(
     where = settings()
     store = ArtifactStore(where.store)
     branch = RoundKey.parse(parent) if parent else None
+    recipe = _recipe(changes or [])
     workbench = WorkbenchResource.at(where)
     with open_instance(where.home) as instance, showing(TerminalProgress()):
         for _ in range(rounds):
@@ -46,10 +60,40 @@ def run(
                 console.print(f"[yellow]{following.decision.reason}")
                 break
             console.rule(f"round {following.key}", align="left")
-            run_round(instance, workbench, following.key, branch)
-            branch = None
+            run_round(instance, workbench, following.key, branch, recipe)
+            branch, recipe = None, {}
     print_ledger(read_ledger(store, campaign))
     console.print("See it all: [bold]selfimp ui[/bold]")
+
+
+def _recipe(settings: list[str]) -> dict[str, Any]:
+    """Settings `stage.field=value` as a part of a recipe; values are YAML."""
+    recipe: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        try:
+            value = _value(text)
+        except yaml.YAMLError as error:
+            raise SelfimpError(
+                f"{text!r} is not a value of YAML", where=f"--set {setting}", fix="correct its quoting"
+            ) from error
+        if not equals or not all(field.split(".")):
+            raise SelfimpError(
+                "not a field and its value",
+                where=f"--set {setting}",
+                fix="write it as optimization.learning_rate=5e-5",
+            )
+        for name in reversed(field.split(".")):
+            value = {name: value}
+        recipe = merged(recipe, value)
+    return recipe
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)  # YAML that its 1.1 reads otherwise: 5e-5 would be text
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -1,8 +1,11 @@
 """Which weights a round starts from, and what else it is given: the head of every round."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.campaign import Campaign, load_campaign
 from selfimp_dagster.errors import SelfimpError
@@ -25,6 +28,8 @@ class Policy(BaseModel):
 
     `parent` is the round before it in its line (none for a first round), `ancestors` that line from
     its first round on, `weights_round` the round whose checkpoint the weights are (none: the base model).
+    `recipe_changes` is what the line has changed in the recipe of the campaign file since its first round;
+    `campaign` has these changes in it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +44,7 @@ class Policy(BaseModel):
     tokens_left: int | None
     seconds_left: float | None
     campaign: Campaign
+    recipe_changes: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def line(self) -> tuple[RoundKey, ...]:
@@ -46,24 +52,77 @@ class Policy(BaseModel):
         return tuple(RoundKey.parse(text) for text in (*self.ancestors, self.round))
 
 
-def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None) -> Artifact:
-    """Fixes what round `key` starts from: the base model, or what its parent round left in force.
+@dataclass(frozen=True)
+class Beginning:
+    """Where a round begins in the tree of rounds, and the campaign that it is to follow there."""
+
+    parent: RoundKey | None
+    recipe_changes: dict[str, Any]
+    campaign: Campaign
+
+    def is_that_of(self, policy: Policy) -> bool:
+        """Whether a round that began as `policy` says would begin the same way now."""
+        parent = str(self.parent) if self.parent else None
+        now = (parent, self.recipe_changes, self.campaign)
+        return now == (policy.parent, policy.recipe_changes, policy.campaign)
+
+
+def begin(
+    store: ArtifactStore,
+    campaigns: Path,
+    key: RoundKey,
+    parent: RoundKey | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Beginning:
+    """The parent of round `key` and the campaign file as it is now, with the recipe of the round's line.
 
     `parent` starts a branch from any earlier round of the campaign; without it the parent is the
-    round before.
+    round before. `recipe` is a part of a recipe: what the round changes on top of what its line has
+    changed before. Pools, evaluation and promotion stay, so that branches answer the same items.
 
     Raises:
-        SelfimpError: the campaign cannot be read, or the parent round has no evaluation report yet.
+        SelfimpError: the campaign cannot be read, the parent is no earlier round that is finished, or
+            the changed recipe is none.
     """
-    campaign = load_campaign(bench.campaigns / f"{key.campaign}.yaml")
+    campaign = load_campaign(campaigns / f"{key.campaign}.yaml")
     if parent is None and key.number > 0:
         parent = RoundKey(key.campaign, key.number - 1)
-    if parent is not None and (parent.campaign != key.campaign or parent >= key):
-        raise SelfimpError(
-            f"{parent} cannot be the parent of {key}",
-            where="incumbent_policy: parent",
-            fix="name an earlier round of the same campaign",
-        )
+    inherited: dict[str, Any] = {}
+    if parent is not None:
+        if parent.campaign != key.campaign or parent >= key:
+            raise SelfimpError(
+                f"{parent} cannot be the parent of {key}",
+                where="incumbent_policy: parent",
+                fix="name an earlier round of the same campaign",
+            )
+        if not store.has(parent, "eval_report"):
+            raise SelfimpError(
+                f"its parent round {parent} has no evaluation report yet",
+                where=f"{key} {ASSET}",
+                fix=f"finish round {parent} first (materialize its eval_report), or name another parent",
+            )
+        inherited = read_policy(store, parent)[0].recipe_changes
+    changes = campaign.recipe.joined_changes(inherited, recipe or {})
+    if changes:
+        campaign = campaign.with_recipe(changes, where=f"{key} {ASSET}")
+    return Beginning(parent, changes, campaign)
+
+
+def start_round(
+    bench: Workbench,
+    key: RoundKey,
+    parent: RoundKey | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Fixes what round `key` starts from: the base model, or what its parent round left in force.
+
+    `parent` and `recipe` start a branch, see `begin`.
+
+    Raises:
+        SelfimpError: the round cannot begin so, or its parent was altered.
+    """
+    beginning = begin(bench.store, bench.campaigns, key, parent, recipe)
+    parent, campaign = beginning.parent, beginning.campaign
     if parent is None:
         base = resolve_model(campaign.model, bench.models)
         policy = Policy(
@@ -77,10 +136,11 @@ def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None)
             tokens_left=campaign.continuation.budget.tokens,
             seconds_left=campaign.continuation.budget.seconds,
             campaign=campaign,
+            recipe_changes=beginning.recipe_changes,
         )
         parents: dict[str, str] = {}
     else:
-        policy, parents = _continue_from(bench, key, parent, campaign)
+        policy, parents = _continue_from(bench.store, key, parent, beginning)
     draft = bench.store.draft(key, ASSET, parents=parents, config=campaign.model_dump(mode="json"))
     draft.write_json("policy", policy.model_dump(mode="json"))
     return draft.commit(
@@ -88,6 +148,7 @@ def start_round(bench: Workbench, key: RoundKey, parent: RoundKey | None = None)
             "policy_hash": policy.policy_hash,
             "parent": policy.parent,
             "weights_round": policy.weights_round,
+            "recipe_changes": policy.recipe_changes,
             "task_files": _task_files(campaign, bench.campaigns),
         },
         measurements={},
@@ -102,15 +163,9 @@ def _task_files(campaign: Campaign, base_folder: Path) -> dict[str, str]:
 
 
 def _continue_from(
-    bench: Workbench, key: RoundKey, parent: RoundKey, campaign: Campaign
+    store: ArtifactStore, key: RoundKey, parent: RoundKey, beginning: Beginning
 ) -> tuple[Policy, dict[str, str]]:
-    store = bench.store
-    if not store.has(parent, "eval_report"):
-        raise SelfimpError(
-            f"its parent round {parent} has no evaluation report yet",
-            where=f"{key} incumbent_policy",
-            fix=f"finish round {parent} first (materialize its eval_report), or name another parent",
-        )
+    campaign = beginning.campaign
     before, _ = read_policy(store, parent)
     report = store.open(parent, "eval_report")
     parents = {f"{parent}/eval_report": report.data_version}
@@ -141,6 +196,7 @@ def _continue_from(
         tokens_left=None if budget.tokens is None else budget.tokens - sum(r.tokens for r in history),
         seconds_left=None if budget.seconds is None else budget.seconds - sum(r.seconds for r in history),
         campaign=campaign,
+        recipe_changes=beginning.recipe_changes,
     )
     return policy, parents
 
