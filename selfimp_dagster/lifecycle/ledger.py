@@ -1,13 +1,16 @@
 """The ledger: one row per round over all campaigns, read back from the evaluation reports."""
 
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from selfimp_dagster.lifecycle.evaluation.continuation import decide
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
-from selfimp_dagster.lifecycle.history import read_history
-from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.records import frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore, write_parquet
@@ -22,8 +25,10 @@ LEDGER = pl.Schema(
     {
         "round": pl.String(),
         "parent": pl.String(),
+        "recipe_changes": pl.String(),  # JSON of what the line has changed in the campaign's recipe
         "weights_round": pl.String(),  # whose checkpoint the round started from; null: the base model
         "promoted": pl.Boolean(),
+        "champion": pl.Boolean(),  # see `champions`
         **{
             f"{arm}_{suite}{part}": pl.Float64()
             for suite in _SUITES
@@ -47,8 +52,12 @@ LEDGER = pl.Schema(
 
 def read_ledger(store: ArtifactStore, campaign: str | None = None) -> pl.DataFrame:
     """A row of LEDGER for each round that has an evaluation report, in the order of the rounds."""
-    keys = [key for key in store.rounds(campaign) if store.has(key, ASSET)]
-    return frame((_row(store, key) for key in keys), LEDGER)
+    return _ledger(store, (key for key in store.rounds(campaign) if store.has(key, ASSET)))
+
+
+def read_line(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
+    """The rows of LEDGER of a finished round and its ancestors, as the ledger was when it had only them."""
+    return _ledger(store, read_policy(store, key)[0].line)
 
 
 def newest_lines(store: ArtifactStore, ledger: pl.DataFrame) -> list[tuple[RoundKey, ...]]:
@@ -64,19 +73,64 @@ def write_ledger(store: ArtifactStore, ledger: pl.DataFrame) -> Path:
     return path
 
 
-def _row(store: ArtifactStore, key: RoundKey) -> dict[str, object]:
+def champions(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The round of each campaign whose checkpoint is its champion; none where only base models are in force.
+
+    A round is the tip of a line if no round of the ledger has it as its parent. In force at a tip is the
+    tip's own checkpoint if it was promoted, else the weights that the tip started from. Champion is, of
+    the checkpoints in force at the tips, the one with the highest anchor accuracy, measured when it was
+    promoted; on ties that of the earlier round. It is a pointer for people: nothing is decided by it.
+
+    Args:
+        rows: hold round, parent, weights_round, promoted and candidate_anchor, in the order of the rounds.
+    """
+    parents = {row["parent"] for row in rows}
+    in_force = {
+        row["round"] if row["promoted"] else row["weights_round"]
+        for row in rows
+        if row["round"] not in parents
+    }
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        campaign = RoundKey.parse(row["round"]).campaign
+        if row["round"] in in_force and (campaign not in best or _anchor(row) > _anchor(best[campaign])):
+            best[campaign] = row
+    return {row["round"] for row in best.values()}
+
+
+def _anchor(row: Mapping[str, Any]) -> float:
+    accuracy: float | None = row["candidate_anchor"]
+    return -1.0 if accuracy is None else accuracy  # a campaign need not have anchor items
+
+
+def _ledger(store: ArtifactStore, keys: Iterable[RoundKey]) -> pl.DataFrame:
+    """The rows of these rounds; every report is read once, however many lines its round is on."""
+
+    @cache
+    def report(round_: str) -> EvalReport:
+        return read_report(store, RoundKey.parse(round_))
+
+    rows = [_row(store, key, report) for key in keys]
+    champion = champions(rows)
+    return frame(({**row, "champion": row["round"] in champion} for row in rows), LEDGER)
+
+
+def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalReport]) -> dict[str, Any]:
     policy, _ = read_policy(store, key)
-    report = read_report(store, key)
+    report = report_of(policy.round)
+    history = [report_of(ancestor).summary for ancestor in (*policy.ancestors, policy.round)]
+    decision = decide(history, policy.campaign.continuation, policy.campaign.skill_weights)
     return {
         "round": str(key),
         "parent": policy.parent,
+        "recipe_changes": json.dumps(policy.recipe_changes),
         "weights_round": policy.weights_round,
         "promoted": report.verdict.promoted,
         **_scores(report),
         "p_value": report.verdict.p_value,
         "alpha": report.verdict.alpha,
         "verdict": " ".join(report.verdict.reasons),
-        "decision": _decision(store, key, policy),
+        "decision": decision.reason,
         "directives": "[" + ",".join(d.model_dump_json() for d in policy.directives) + "]",
         "tokens": report.summary.tokens,
         "seconds": report.summary.seconds,
@@ -96,8 +150,3 @@ def _scores(report: EvalReport) -> dict[str, float | None]:
             columns[f"{arm}_{suite}_low"] = score.low if score else None
             columns[f"{arm}_{suite}_high"] = score.high if score else None
     return columns
-
-
-def _decision(store: ArtifactStore, key: RoundKey, policy: Policy) -> str:
-    history = read_history(store, policy.line)
-    return decide(history, policy.campaign.continuation, policy.campaign.skill_weights).reason
