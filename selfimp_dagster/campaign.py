@@ -4,7 +4,7 @@ Unknown fields are refused, every method that a recipe names must exist and fit,
 refused is refused when the file is read, with the field's name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -312,3 +312,23 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
             value = merged(inner, value)
         result[name] = value
     return result
+
+
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """Changes of a recipe on one line: `optimization.learning_rate = 5e-05, minimum_rows = 16`."""
+    return ", ".join(f"{field} = {value}" for field, value in _fields(changes))
+
+
+def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{prefix}{name}.")
+        elif name == "selection":
+            yield name, " > ".join(_step(choice) for choice in value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _step(choice: Mapping[str, Any]) -> str:
+    parameters = ", ".join(f"{name}={value}" for name, value in choice.items() if name != "method")
+    return f"{choice['method']}({parameters})" if parameters else choice["method"]

@@ -1,16 +1,30 @@
 """Pictures of a round and of a campaign, as PNG bytes. matplotlib is imported when one is drawn."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.round_tree import Line, lines
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BLUE, _GREY, _ORANGE, _GREEN = "#3b6fd4", "#9aa3b2", "#d9822b", "#2e9e6b"
-_COLORS = (_BLUE, _GREEN, _ORANGE, "#8a5cc2")
+_BLUE, _GREY = "#3b6fd4", "#9aa3b2"
+
+_LINES = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3b", "#c75c9e")
+"""Colours of lines of rounds, by lane, and of stages."""
+
+_DPI = 110
+_MOST_PANELS = 20  # campaigns in one picture
+_MOST_NAMED = 12  # lines in a legend
+_FEW = 16  # rounds whose accuracies are written beside them
+_MANY = 80  # rounds from which on marks are small
+_LONGEST_NAME = 60
+_COLORS = _LINES
 
 
 def loss_curve(curve: pl.DataFrame) -> bytes:
@@ -60,49 +74,220 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return _png(axes)
 
 
-def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The tree of rounds, a panel for each campaign: candidates' anchor accuracy with 95 % intervals.
+def round_tree(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The tree of rounds, a panel for each campaign and a lane for each line of rounds.
 
-    Rows hold round, weights_round, promoted, candidate_anchor and its low and high, incumbent_anchor.
-    A line leads to each candidate from the weights that it was trained from.
+    A solid edge leads to each round from its parent, a dotted one from the round whose weights it started
+    from where that is another. Rows are of the ledger.
     """
+    return _panels(rows, _draw_tree, lambda mine: 1.2 + 0.42 * len(lines(mine)))
+
+
+def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Candidates' anchor accuracy with 95 % intervals, a panel for each campaign, a colour for each line.
+
+    An edge leads to each candidate from the weights that it was trained from. Rows are of the ledger.
+    """
+
+    def height(mine: Sequence[Mapping[str, Any]]) -> float:
+        named = min(len(lines(mine)), _MOST_NAMED + 1)
+        return 3.0 + (0.16 * named if named > 1 else 0)
+
+    return _panels(rows, _draw_accuracy, height)
+
+
+def cost_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Seconds and tokens of each round by stage, for each campaign. Rows are of the ledger."""
+    return _panels(rows, _draw_cost, lambda _: 3.6)
+
+
+def _panels(
+    rows: Sequence[Mapping[str, Any]],
+    draw: Callable[[Any, list[Mapping[str, Any]]], None],
+    height: Callable[[list[Mapping[str, Any]]], float],
+) -> bytes:
+    """A picture with a part for each campaign, as high as its rows need; `height` is in inches."""
     from matplotlib.figure import Figure
 
-    campaigns = sorted({row["round"].split("/")[0] for row in rows})
-    figure = Figure(figsize=(7, 2.8 * max(len(campaigns), 1)), dpi=110, layout="constrained")
-    for panel, campaign in enumerate(campaigns):
-        axes = figure.add_subplot(len(campaigns), 1, panel + 1)
-        _style(axes, "anchor accuracy", "round")
-        mine = [row for row in rows if row["round"].split("/")[0] == campaign]
-        places = {row["round"]: number for number, row in enumerate(mine)}
-        for row in mine:
-            x, start = places[row["round"]], row["weights_round"]
-            come_from = places.get(start, -1) if start else -1
-            color = _GREEN if row["promoted"] else _ORANGE
-            axes.plot(
-                [come_from, x],
-                [row["incumbent_anchor"], row["candidate_anchor"]],
-                color=color,
-                linestyle="-" if row["promoted"] else ":",
-                linewidth=1.4,
-            )
-            axes.errorbar(
-                x,
-                row["candidate_anchor"],
-                yerr=[
-                    [row["candidate_anchor"] - row["candidate_anchor_low"]],
-                    [row["candidate_anchor_high"] - row["candidate_anchor"]],
-                ],
-                fmt="o" if row["promoted"] else "x",
-                color=color,
-                capsize=3,
-            )
-            if come_from == -1:
-                axes.plot(-1, row["incumbent_anchor"], "s", color=_GREY)
-        axes.set_title(f"{campaign}: ● promoted, x rejected, ■ base model", fontsize=9, loc="left")
-        axes.set_xticks([-1, *places.values()], ["base", *(name.split("/")[1] for name in places)])
-        axes.set_ylim(0, 1)
+    by_campaign: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_campaign.setdefault(row["round"].split("/")[0], []).append(row)
+    shown = list(by_campaign.items())[:_MOST_PANELS]
+    heights = [height(mine) for _, mine in shown] or [1.0]
+    longest = max((len(mine) for _, mine in shown), default=0)
+    width = min(max(7.0, 4.5 + 0.3 * longest), 14.0)
+    figure = Figure(figsize=(width, sum(heights)), dpi=_DPI, layout="constrained")
+    if len(by_campaign) > len(shown):
+        figure.suptitle(f"{len(shown)} of {len(by_campaign)} campaigns", fontsize=9)
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (_, mine) in zip(parts, shown, strict=False):
+        draw(part, mine)
     return _figure_png(figure)
+
+
+def _draw_tree(part: Any, rows: list[Mapping[str, Any]]) -> None:
+    axes = part.add_subplot()
+    _style(axes, "", "round")
+    axes.grid(visible=False)
+    found = lines(rows)
+    names = [_short(line.name) for line in found]
+    room = part.bbox.width / _DPI - 0.06 * max(len(name) for name in names)  # inches
+    places = {key: (_number(key), line.lane) for line in found for key in line.rounds}
+    start = min(number for number, _ in places.values()) - 1
+    size = _mark_size(rows)
+    if any(row["parent"] is None for row in rows):
+        axes.plot(start, 0, "s", color=_GREY, markersize=7, zorder=3)
+    for line in found:
+        color = _LINES[line.lane % len(_LINES)]
+        x, y = places.get(line.parent or "", (start, line.lane))
+        first = places[line.rounds[0]][0]
+        edge = [(x, y), (x + 0.5, line.lane), (first, line.lane)]  # leaves its parent before the next round
+        edge += [places[key] for key in line.rounds[1:]]
+        axes.plot(*zip(*edge, strict=True), color=color, linewidth=1.6, zorder=2)
+    for row in rows:
+        x, y = places[row["round"]]
+        _mark(axes, row, x, y, _LINES[y % len(_LINES)], size)
+        if len(rows) <= _FEW and row["candidate_anchor"] is not None:
+            axes.annotate(
+                f"{row['candidate_anchor']:.2f}",
+                (x, y),
+                xytext=(0, -10),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=7,
+                color="#444",
+            )
+        if row["weights_round"] != row["parent"] and len(rows) <= _FEW:
+            from_x, from_y = places.get(row["weights_round"], (start, 0))
+            bow = 0.25 / ((x - from_x) * room / (len(rows) + 1)) if from_y == y else 0.12
+            axes.annotate(
+                "",
+                (x, y),
+                (from_x, from_y),
+                arrowprops={
+                    "arrowstyle": "-",
+                    "linestyle": ":",
+                    "color": "#666",
+                    "connectionstyle": f"arc3,rad={-bow}",
+                    "shrinkA": 5,
+                    "shrinkB": 5,
+                },
+            )
+    axes.set_yticks(range(len(found)), names)
+    axes.set_ylim(len(found) - 0.4, -0.75)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    _number_rounds(axes, [number for number, _ in places.values()], room)
+    _explain(part, rows)
+
+
+def _draw_accuracy(part: Any, rows: list[Mapping[str, Any]]) -> None:
+    axes = part.add_subplot()
+    _style(axes, "anchor accuracy", "round")
+    found = lines(rows)
+    numbers = {row["round"]: _number(row["round"]) for row in rows}
+    lanes = {key: line.lane for line in found for key in line.rounds}
+    start = min(numbers.values()) - 1
+    size = _mark_size(rows)
+    for row in rows:
+        if row["candidate_anchor"] is None:
+            continue
+        x, color = numbers[row["round"]], _LINES[lanes[row["round"]] % len(_LINES)]
+        come_from = numbers.get(row["weights_round"], start)
+        axes.plot(
+            [come_from, x],
+            [row["incumbent_anchor"], row["candidate_anchor"]],
+            color=color,
+            linestyle="-" if row["promoted"] else ":",
+            linewidth=1.4,
+        )
+        axes.plot(
+            [x, x], [row["candidate_anchor_low"], row["candidate_anchor_high"]], color=color, linewidth=1
+        )
+        _mark(axes, row, x, row["candidate_anchor"], color, size)
+        if row["weights_round"] is None:
+            axes.plot(start, row["incumbent_anchor"], "s", color=_GREY, markersize=7)
+    axes.set_ylim(0, 1.02)
+    _number_rounds(axes, numbers.values(), part.bbox.width / _DPI)
+    _explain(part, rows, [] if len(found) == 1 else found)
+
+
+def _draw_cost(part: Any, rows: list[Mapping[str, Any]]) -> None:
+    numbers = {row["round"]: _number(row["round"]) for row in rows}
+    for place, (measure, unit) in enumerate((("seconds", "seconds"), ("tokens", "tokens"))):
+        axes = part.add_subplot(2, 1, place + 1)
+        _style(axes, unit, "round" if place else "")
+        below = [0.0] * len(rows)
+        for color, stage in zip(_LINES, STAGES[1:], strict=False):
+            cost = [row[f"{stage}_{measure}"] or 0 for row in rows]
+            axes.bar(list(numbers.values()), cost, 0.7, bottom=below, color=color, label=stage)
+            below = [under + own for under, own in zip(below, cost, strict=True)]
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+        _number_rounds(axes, numbers.values(), part.bbox.width / _DPI, base=False)
+        if place == 0:
+            axes.set_title(rows[0]["round"].split("/")[0], fontsize=9, loc="left")
+            handles, labels = axes.get_legend_handles_labels()
+            part.legend(handles, labels, frameon=False, fontsize=8, ncols=5, loc="outside lower center")
+
+
+def _mark(axes: "Axes", row: Mapping[str, Any], x: float, y: float, color: str, size: float) -> None:
+    """One round: a star for the champion, a disc for another promoted one, a cross for a rejected one."""
+    if row["champion"]:
+        axes.plot(x, y, "*", color=color, markersize=15, markeredgecolor="white", zorder=4)
+    elif row["promoted"]:
+        axes.plot(x, y, "o", color=color, markersize=size, markeredgecolor="white", zorder=3)
+    else:
+        axes.plot(x, y, "x", color=color, markersize=size, markeredgewidth=size / 3.5, zorder=3)
+
+
+def _mark_size(rows: Sequence[Mapping[str, Any]]) -> float:
+    return 6.5 if len(rows) <= _MANY else 3.5
+
+
+def _explain(part: Any, rows: Sequence[Mapping[str, Any]], found: Sequence[Line] = ()) -> None:
+    """What the marks mean, and which line has which colour."""
+    from matplotlib.lines import Line2D
+
+    campaign = rows[0]["round"].split("/")[0]
+    part.suptitle(
+        f"{campaign}: $\\bigstar$ champion, $\\bullet$ promoted, $\\times$ rejected, "
+        "$\\blacksquare$ base model",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
+    if found:
+        handles = [
+            Line2D([], [], color=_LINES[line.lane % len(_LINES)], label=_short(line.name))
+            for line in found[:_MOST_NAMED]
+        ]
+        left = len(found) - len(handles)
+        if left:
+            handles.append(Line2D([], [], linestyle="", label=f"and {left} more"))
+        part.legend(handles=handles, frameon=False, fontsize=7, ncols=2, loc="outside lower center")
+
+
+def _number_rounds(axes: "Axes", numbers: Iterable[int], room: float, base: bool = True) -> None:
+    """Round numbers under an axis of so many inches, thinned out where they are many."""
+    values = sorted(numbers)
+    step = -(-len(values) // max(1, int(room / 0.42)))
+    ticks = values[::step]
+    names = [f"{value:04d}" for value in ticks]
+    if base:
+        if step > 1:  # no room for a name beside it
+            del ticks[0], names[0]
+        ticks, names = [values[0] - 1, *ticks], ["base", *names]
+    axes.set_xticks(ticks, names)
+    axes.set_xlim(values[0] - (1.5 if base else 0.7), max(values[-1] + 0.7, values[0] + (0 if base else 5)))
+
+
+def _number(key: str) -> int:
+    return RoundKey.parse(key).number
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 
 _PANELS = {
@@ -176,7 +361,7 @@ def _errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 def _axes(y: str, x: str) -> "Axes":
     from matplotlib.figure import Figure
 
-    axes = Figure(figsize=(6, 2.8), dpi=110, layout="constrained").add_subplot()
+    axes = Figure(figsize=(6, 2.8), dpi=_DPI, layout="constrained").add_subplot()
     _style(axes, y, x)
     return axes
 

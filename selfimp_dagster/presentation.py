@@ -10,8 +10,10 @@ import dagster as dg
 import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lifecycle.policy import child_rounds, read_policy
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import Artifact
+from selfimp_dagster.store import Artifact, ArtifactStore
 
 _SAMPLE_ROWS = 10
 
@@ -19,6 +21,33 @@ _SAMPLE_ROWS = 10
 def round_link(asset: str, key: RoundKey | str) -> dg.UrlMetadataValue:
     """A link to one partition of an asset, relative to the UI's root."""
     return dg.MetadataValue.url(f"/assets/{asset}?view=partitions&partition={quote(str(key), safe='')}")
+
+
+def lineage_links(store: ArtifactStore, asset: str, key: RoundKey) -> dict[str, dg.MetadataValue]:
+    """Where one click leads from an asset of a round: up the tree of rounds, down it, and to other stages."""
+    policy, _ = read_policy(store, key)
+    links: dict[str, dg.MetadataValue] = {}
+    if policy.parent is not None:
+        links["parent_round"] = round_link("eval_report", policy.parent)
+        links["parent_checkpoint"] = round_link("checkpoint", policy.parent)
+    links["weights"] = (
+        dg.MetadataValue.text(f"base model {policy.campaign.model}")
+        if policy.weights_round is None
+        else round_link("checkpoint", policy.weights_round)
+    )
+    return {
+        **links,
+        **child_links(store, key),
+        **{f"stage_{stage}": round_link(stage, key) for stage in STAGES if stage != asset},
+    }
+
+
+def child_links(store: ArtifactStore, key: RoundKey) -> dict[str, dg.MetadataValue]:
+    """A link to each round that was started from this one."""
+    return {
+        f"child_round_{child.number:04d}": round_link("incumbent_policy", child)
+        for child in child_rounds(store, key)
+    }
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:

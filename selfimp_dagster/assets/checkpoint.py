@@ -9,7 +9,7 @@ from selfimp_dagster.assets.selected_subset import selected_subset
 from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import loss_curve
-from selfimp_dagster.presentation import materialized, picture, readable_failures, round_link
+from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures
 from selfimp_dagster.records import TRAINING_CURVE
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -58,6 +58,6 @@ def checkpoint(
                 (artifact.folder / "model" / "README.md").read_text().split("---\n", 2)[2]
             ),
             "model": dg.MetadataValue.path(str(artifact.folder / "model")),
-            "trained_from": round_link("incumbent_policy", key),
+            **lineage_links(workbench.artifacts, "checkpoint", key),
         },
     )

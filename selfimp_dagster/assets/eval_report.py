@@ -7,10 +7,11 @@ from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.refined_outputs import refined_outputs
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_report
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
+from selfimp_dagster.lifecycle.ledger import read_line
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.pictures import dimensions_over_rounds, scores
-from selfimp_dagster.presentation import materialized, picture, readable_failures, round_link, table
+from selfimp_dagster.pictures import accuracy_over_rounds, cost_over_rounds, dimensions_over_rounds, scores
+from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures, table
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 
@@ -31,27 +32,33 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         artifact = evaluate_round(workbench.open(context), key)
         report = read_report(workbench.artifacts, key)
         policy, _ = read_policy(workbench.artifacts, key)
-        line = dimensions_of(workbench.artifacts, policy.line)
+        measured = dimensions_of(workbench.artifacts, policy.line)
+        line = read_line(workbench.artifacts, key).to_dicts()
     verdict = report.verdict
     rows = [score.model_dump() for score in report.scores]
     accuracies = {f"{score.arm}_{score.suite}": score.accuracy for score in report.scores}
     return materialized(
         artifact,
         {
-            "verdict": dg.MetadataValue.md("\n\n".join(verdict.reasons)),
+            "verdict": verdict.sentence,
+            "decision": line[-1]["decision"],
             "promoted": verdict.promoted,
             **accuracies,
             "gain": verdict.gain,
             "p_value": verdict.p_value,
             "alpha": verdict.alpha,
             "scores": picture(scores(rows), "accuracy of both arms"),
+            "accuracy_over_line": picture(accuracy_over_rounds(line), "accuracy of the line up to here"),
+            "cost_over_line": picture(cost_over_rounds(line), "cost of the line up to here"),
             "suites": table(pl.DataFrame(rows), limit=20),
             "skills": table(pl.DataFrame([skill.model_dump() for skill in report.skills]), limit=50),
-            "dimensions": table(line.filter(pl.col("round") == str(key)).drop("round"), limit=100),
-            "dimensions_over_rounds": picture(dimensions_over_rounds(line.to_dicts()), "the four dimensions"),
+            "dimensions": table(measured.filter(pl.col("round") == str(key)).drop("round"), limit=100),
+            "dimensions_over_rounds": picture(
+                dimensions_over_rounds(measured.to_dicts()), "the four dimensions"
+            ),
             "fingerprint": report.fingerprint,
             "round_tokens": report.summary.tokens,
             "round_seconds": round(report.summary.seconds, 1),
-            "started_from": round_link("incumbent_policy", key),
+            **lineage_links(workbench.artifacts, "eval_report", key),
         },
     )

@@ -9,7 +9,7 @@ from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.presentation import materialized, readable_failures, table
+from selfimp_dagster.presentation import lineage_links, materialized, readable_failures, table
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -79,5 +79,6 @@ def generated_corpus(
                 )
             ),
             "engine": dg.MetadataValue.json(artifact.facts["engine"]),
+            **lineage_links(workbench.artifacts, "generated_corpus", key),
         },
     )

@@ -4,9 +4,11 @@ import dagster as dg
 from pydantic import Field
 
 from selfimp_dagster import __version__
+from selfimp_dagster.campaign import changes_text
+from selfimp_dagster.lifecycle.evaluation.directives import sentences
 from selfimp_dagster.lifecycle.policy import read_policy, start_round
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.presentation import materialized, readable_failures, round_link
+from selfimp_dagster.presentation import child_links, lineage_links, materialized, readable_failures
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 
@@ -38,7 +40,8 @@ def incumbent_policy(
     """Which weights the round starts from, with its seed, directives and remaining budget.
 
     The base model in a first round, else what the parent round left in force: its checkpoint if that
-    was promoted, its incumbent if not. Name another parent in the launchpad to start a branch.
+    was promoted, its incumbent if not. Name another parent or change the recipe in the launchpad to
+    start a branch; its line keeps what was changed.
     """
     with readable_failures():
         key = RoundKey.parse(context.partition_key)
@@ -48,29 +51,29 @@ def incumbent_policy(
     metadata: dict[str, Any] = {
         "policy_hash": policy.policy_hash,
         "seed": str(policy.seed),
-        "directives": dg.MetadataValue.json([d.model_dump(mode="json") for d in policy.directives]),
+        "recipe_changes": changes_text(policy.recipe_changes) or "none: the recipe of the campaign file",
+        "directives": sentences(policy.directives),
         "tokens_left": policy.tokens_left,
         "seconds_left": policy.seconds_left,
-        "weights": "base model " + policy.campaign.model,
+        **lineage_links(workbench.artifacts, "incumbent_policy", key),
     }
-    if policy.weights_round is not None:
-        metadata["weights"] = round_link("checkpoint", policy.weights_round)
     if policy.parent is not None:
-        metadata["parent_round"] = round_link("eval_report", policy.parent)
-        metadata["parent_run"] = _link_parent(context, policy.parent, key)
+        parent = RoundKey.parse(policy.parent)
+        metadata["parent_run"] = _link_parent(context, parent, child_links(workbench.artifacts, parent))
     return materialized(artifact, metadata)
 
 
-def _link_parent(context: dg.AssetExecutionContext, parent: str, key: RoundKey) -> dg.MetadataValue:
-    """Links the parent's checkpoint to this round, and returns the link to the run that trained it.
+def _link_parent(
+    context: dg.AssetExecutionContext, parent: RoundKey, children: dict[str, dg.MetadataValue]
+) -> dg.MetadataValue:
+    """Links the parent's checkpoint and report to its children, and returns the run that trained it.
 
     The edge between rounds is data: Dagster refuses a loop over assets (dagster#13368).
     """
-    checkpoint = dg.AssetKey("checkpoint")
-    links = {"child_round": round_link("incumbent_policy", key)}
-    context.log_event(dg.AssetObservation(checkpoint, partition=parent, metadata=links))
+    for asset in ("checkpoint", "eval_report"):
+        context.log_event(dg.AssetObservation(asset, partition=str(parent), metadata=children))
     trained = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=checkpoint, asset_partitions=[parent]), limit=1
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey("checkpoint"), asset_partitions=[str(parent)]), limit=1
     ).records
     # A store that was copied here has artifacts without the runs that made them.
     return dg.MetadataValue.dagster_run(trained[0].run_id) if trained else dg.MetadataValue.null()

@@ -9,7 +9,7 @@ from selfimp_dagster.assets.checkpoint import checkpoint
 from selfimp_dagster.assets.generated_corpus import generated_corpus
 from selfimp_dagster.lifecycle.refinement.stage import refine_outputs
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.presentation import materialized, readable_failures, table
+from selfimp_dagster.presentation import lineage_links, materialized, readable_failures, table
 from selfimp_dagster.records import REFINEMENTS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -55,5 +55,6 @@ def refined_outputs(
             },
             "flips": table(refinements.filter(pl.col("flip") != "none").sort("flip", "task_id")),
             "rows": table(refinements.sort("task_id")),
+            **lineage_links(workbench.artifacts, "refined_outputs", key),
         },
     )

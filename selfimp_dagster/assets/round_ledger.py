@@ -3,12 +3,19 @@ import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.eval_report import eval_report
+from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
-from selfimp_dagster.pictures import accuracy_over_rounds, dimensions_over_rounds
+from selfimp_dagster.pictures import (
+    accuracy_over_rounds,
+    cost_over_rounds,
+    dimensions_over_rounds,
+    round_tree,
+)
 from selfimp_dagster.presentation import picture, readable_failures, table
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_tree import change
 
 
 @dg.asset(
@@ -28,25 +35,32 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
             for line in newest_lines(workbench.artifacts, ledger)
         }
     rows = ledger.to_dicts()
+    parents = {row["round"]: row for row in rows}
+    told = ledger.select("round", "verdict", "decision").with_columns(
+        directives=pl.Series([sentences(read_directives(row["directives"])) for row in rows], dtype=pl.String)
+    )
+    changed = [change(row, parents.get(row["parent"])) for row in rows]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(content_hash(rows)),
         metadata={
             "dagster/row_count": ledger.height,
+            "round_tree": picture(round_tree(rows), "tree of rounds"),
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
+            "cost_over_rounds": picture(cost_over_rounds(rows), "cost over rounds"),
             **{
                 f"dimensions_of_{campaign}": picture(
                     dimensions_over_rounds(measured), f"the four dimensions of {campaign}"
                 )
                 for campaign, measured in lines.items()
             },
-            "rounds": table(ledger.select(_scores(ledger)), limit=200),
-            "verdicts": table(ledger.select("round", "verdict", "decision", "directives"), limit=200),
+            "rounds": table(ledger.select(_scores(ledger, changed)), limit=200),
+            "verdicts": table(told, limit=200),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )
 
 
-def _scores(ledger: pl.DataFrame) -> list[pl.Expr]:
+def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Series]:
     """The columns that fit on a page: where a round started, what it changed, what it cost."""
     suites = [
         suite
@@ -55,6 +69,8 @@ def _scores(ledger: pl.DataFrame) -> list[pl.Expr]:
     ]
     return [
         pl.col("round"),
+        pl.col("parent"),
+        pl.Series("changed in the recipe", changed, dtype=pl.String),
         pl.col("weights_round").fill_null("base model").alias("started from"),
         *(
             pl.format(
@@ -64,7 +80,12 @@ def _scores(ledger: pl.DataFrame) -> list[pl.Expr]:
             ).alias(suite)
             for suite in suites
         ),
-        pl.when("promoted").then(pl.lit("promoted")).otherwise(pl.lit("rejected")).alias("verdict"),
+        pl.when("champion")
+        .then(pl.lit("promoted, champion"))
+        .when("promoted")
+        .then(pl.lit("promoted"))
+        .otherwise(pl.lit("rejected"))
+        .alias("verdict"),
         pl.col("p_value"),
         pl.col("tokens"),
         pl.col("seconds").round(1),

@@ -6,7 +6,7 @@ from selfimp_dagster.assets.generated_corpus import generated_corpus
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, select_subset
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import funnel
-from selfimp_dagster.presentation import materialized, picture, readable_failures, table
+from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures, table
 from selfimp_dagster.records import SELECTION
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -39,5 +39,6 @@ def selected_subset(context: dg.AssetExecutionContext, workbench: WorkbenchResou
             "steps": table(pl.DataFrame(artifact.facts["funnel"])),
             "dropped_because": table(reasons, limit=20),
             "rows": table(subset.select("sample_id", "skill", "prompt", "response")),
+            **lineage_links(workbench.artifacts, "selected_subset", key),
         },
     )

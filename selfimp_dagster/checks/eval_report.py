@@ -31,7 +31,7 @@ def promoted(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResourc
     return dg.AssetCheckResult(
         passed=verdict.promoted,
         severity=dg.AssetCheckSeverity.WARN,
-        description=" ".join(verdict.reasons),
+        description=verdict.sentence,
         metadata={
             "test": verdict.test,
             "p_value": verdict.p_value,

@@ -211,6 +211,17 @@ def read_policy(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
     return Policy.model_validate(artifact.json("policy")), artifact
 
 
+def child_rounds(store: ArtifactStore, key: RoundKey) -> list[RoundKey]:
+    """The rounds that were started from a round, in order, finished or not."""
+    return [
+        later
+        for later in store.rounds(key.campaign)
+        if later > key
+        and store.has(later, ASSET)
+        and store.open(later, ASSET, verify=False).facts["parent"] == str(key)
+    ]
+
+
 def incumbent_weights(bench: Workbench, policy: Policy) -> Path:
     """The folder of the weights that the round starts from.
 

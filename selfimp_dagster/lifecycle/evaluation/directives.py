@@ -1,9 +1,9 @@
 """Directives: what the evaluation of one round tells the stages of the next to do differently."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from selfimp_dagster.errors import SelfimpError
 
@@ -24,9 +24,25 @@ class ShiftBudget(BaseModel):
     weights: dict[str, float]  # share of the generation budget by skill; they sum to 1
     signal: str  # the sentence that says which scores called for it
 
+    @property
+    def sentence(self) -> str:
+        """What is done differently and why, in words."""
+        shares = ", ".join(f"{share:.0%} {skill}" for skill, share in sorted(self.weights.items()))
+        return f"Acquisition draws {shares}, because {self.signal}"
+
 
 Directive = ShiftBudget
 """Any directive; `kind` tells them apart."""
+
+
+def read_directives(text: str) -> tuple[Directive, ...]:
+    """The directives of a ledger row, from their JSON."""
+    return TypeAdapter(tuple[Directive, ...]).validate_json(text)
+
+
+def sentences(directives: Iterable[Directive]) -> str:
+    """What the directives ask for, in words."""
+    return " ".join(directive.sentence for directive in directives) or "None."
 
 
 def shift_budget(per_skill: Mapping[str, float], weights: Mapping[str, float]) -> ShiftBudget | None:

@@ -106,6 +106,22 @@ class Verdict(BaseModel):
     guards: tuple[GuardResult, ...]
     alarms: tuple[str, ...]
 
+    @property
+    def sentence(self) -> str:
+        """The verdict in words: its reasons, the test that it rests on, and the gain with its interval."""
+        guards = "; ".join(
+            f"{guard.skill} {guard.incumbent:.3f} to {guard.candidate:.3f} (interval of the difference "
+            f"{guard.low:+.3f} to {guard.high:+.3f})"
+            for guard in self.guards
+        )
+        return (
+            f"{' '.join(self.reasons)} {self.test[0].upper()}{self.test[1:]} test on {self.n} items: "
+            f"{self.wins} won, {self.losses} lost, {self.ties} tied, p = {self.p_value:.2g} at the level "
+            f"{self.alpha:.3g}. The accuracy on the campaign's mix changed by {self.gain:+.3f} "
+            f"(95 % interval {self.gain_low:+.3f} to {self.gain_high:+.3f})."
+            + (f" Guard skills: {guards}." if guards else "")
+        )
+
 
 def check_power(rule: PromotionRule, items: int, planned_rounds: int) -> float:
     """The power of a round's test to see `rule.minimum_gain`, a probability.
