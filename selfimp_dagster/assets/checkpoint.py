@@ -51,6 +51,7 @@ def checkpoint(
             "rows_of_this_round": facts["rows_of_this_round"],
             "steps": facts["steps"],
             "final_loss": facts["final_loss"],
+            **lineage_links(workbench.artifacts, "checkpoint", key),
             "loss_curve": picture(
                 loss_curve(artifact.table("training_curve", TRAINING_CURVE)), "training loss"
             ),
@@ -58,6 +59,5 @@ def checkpoint(
                 (artifact.folder / "model" / "README.md").read_text().split("---\n", 2)[2]
             ),
             "model": dg.MetadataValue.path(str(artifact.folder / "model")),
-            **lineage_links(workbench.artifacts, "checkpoint", key),
         },
     )

@@ -47,6 +47,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "gain": verdict.gain,
             "p_value": verdict.p_value,
             "alpha": verdict.alpha,
+            **lineage_links(workbench.artifacts, "eval_report", key),
             "scores": picture(scores(rows), "accuracy of both arms"),
             "accuracy_over_line": picture(accuracy_over_rounds(line), "accuracy of the line up to here"),
             "cost_over_line": picture(cost_over_rounds(line), "cost of the line up to here"),
@@ -59,6 +60,5 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "fingerprint": report.fingerprint,
             "round_tokens": report.summary.tokens,
             "round_seconds": round(report.summary.seconds, 1),
-            **lineage_links(workbench.artifacts, "eval_report", key),
         },
     )

@@ -65,6 +65,7 @@ def generated_corpus(
             "helped_samples": artifact.facts["helped_samples"],
             "pass_rate": artifact.facts["pass_rate"],
             "mean_response_tokens": samples["completion_tokens"].mean(),
+            **lineage_links(workbench.artifacts, "generated_corpus", key),
             "skills": table(by_skill.sort("skill")),
             "rows": table(
                 judged.sort("sample_id").select(
@@ -79,6 +80,5 @@ def generated_corpus(
                 )
             ),
             "engine": dg.MetadataValue.json(artifact.facts["engine"]),
-            **lineage_links(workbench.artifacts, "generated_corpus", key),
         },
     )

@@ -53,8 +53,8 @@ def refined_outputs(
                 name: facts[name]
                 for name in ("right_to_wrong", "wrong_to_right", "tokens_before", "tokens_after")
             },
+            **lineage_links(workbench.artifacts, "refined_outputs", key),
             "flips": table(refinements.filter(pl.col("flip") != "none").sort("flip", "task_id")),
             "rows": table(refinements.sort("task_id")),
-            **lineage_links(workbench.artifacts, "refined_outputs", key),
         },
     )

@@ -70,8 +70,13 @@ def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Serie
     return [
         pl.col("round"),
         pl.col("parent"),
+        pl.when("champion")
+        .then(pl.lit("promoted, champion"))
+        .when("promoted")
+        .then(pl.lit("promoted"))
+        .otherwise(pl.lit("rejected"))
+        .alias("verdict"),
         pl.Series("changed in the recipe", changed, dtype=pl.String),
-        pl.col("weights_round").fill_null("base model").alias("started from"),
         *(
             pl.format(
                 "{} -> {}",
@@ -80,12 +85,7 @@ def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Serie
             ).alias(suite)
             for suite in suites
         ),
-        pl.when("champion")
-        .then(pl.lit("promoted, champion"))
-        .when("promoted")
-        .then(pl.lit("promoted"))
-        .otherwise(pl.lit("rejected"))
-        .alias("verdict"),
+        pl.col("weights_round").fill_null("base model").alias("started from"),
         pl.col("p_value"),
         pl.col("tokens"),
         pl.col("seconds").round(1),

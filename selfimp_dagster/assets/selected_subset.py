@@ -35,10 +35,10 @@ def selected_subset(context: dg.AssetExecutionContext, workbench: WorkbenchResou
         {
             "dagster/row_count": subset.height,
             "rows_judged": artifact.facts["rows"],
+            **lineage_links(workbench.artifacts, "selected_subset", key),
             "funnel": picture(funnel(artifact.facts["funnel"]), "selection funnel"),
             "steps": table(pl.DataFrame(artifact.facts["funnel"])),
             "dropped_because": table(reasons, limit=20),
             "rows": table(subset.select("sample_id", "skill", "prompt", "response")),
-            **lineage_links(workbench.artifacts, "selected_subset", key),
         },
     )

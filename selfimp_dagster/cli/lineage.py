@@ -52,6 +52,8 @@ def compare(
 ) -> None:
     """Compare two rounds: their candidates on the same items, and what differs in how they were made."""
     found = compare_rounds(ArtifactStore(settings().store), RoundKey.parse(first), RoundKey.parse(second))
+    console.print(found.lineage_sentence, highlight=False)
+    console.print(escape(found.recipe_sentence), highlight=False)
     print_rows(
         ("suite", "skill", "items", first, second, "difference (95 % interval)"),
         (
@@ -61,15 +63,20 @@ def compare(
         title="The candidates on the items that both answered",
     )
     console.print(found.sentence, highlight=False)
-    console.print(
-        f"Trained on {found.rows_of_both} rows in both, {found.rows_of_first} in {first} alone, "
-        f"{found.rows_of_second} in {second} alone.",
-        highlight=False,
+    print_rows(
+        ("skill", "rows of both", f"of {first} alone", f"of {second} alone"),
+        ((rows.skill, rows.both, rows.first, rows.second) for rows in found.rows),
+        title="The rows that they were trained on",
+    )
+    print_rows(
+        ("field", first, second),
+        ((f"recipe.{d.field}", escape(d.first), escape(d.second)) for d in found.recipe),
+        title="What differs in their recipes",
     )
     print_rows(
         ("field", first, second),
         ((d.field, escape(d.first), escape(d.second)) for d in found.made),
-        title="What differs in how they were made",
+        title="What else differs in how they were made",
     )
 
 

@@ -6,11 +6,14 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from selfimp_dagster.campaign import Recipe
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.directives import sentences
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, read_report
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import mcnemar_exact, paired_difference_interval
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.selection.stage import selected_rows
 from selfimp_dagster.records import EVALUATIONS, TRAINING
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
@@ -43,12 +46,23 @@ class Difference(_Frozen):
     second: str
 
 
+class SkillRows(_Frozen):
+    """How many rows of a skill were trained on in both rounds, and in one of them alone."""
+
+    skill: str
+    both: int
+    first: int
+    second: int
+
+
 class Comparison(_Frozen):
     """Two rounds. Rates are shares, intervals have a confidence of 95 %, counts are of items or rows.
 
     `gain` is the second candidate's accuracy less the first's on the first round's mix of skills, over
     `n` anchor and fresh items; `p_value` that of the exact McNemar test on the items won and lost, for
-    these two rounds alone: whoever compares many pairs must correct for it.
+    these two rounds alone: whoever compares many pairs must correct for it. `fork` is the last round that
+    is on the lines of both; `recipe` what differs in the recipes, defaults filled in; `made` what else
+    differs in campaign, start, configuration of single runs and code.
     """
 
     first: str
@@ -61,31 +75,62 @@ class Comparison(_Frozen):
     high: float
     p_value: float
     skills: tuple[SkillDifference, ...]
+    fork: str | None
+    recipe: tuple[Difference, ...]
     made: tuple[Difference, ...]
-    rows_of_both: int
-    rows_of_first: int
-    rows_of_second: int
+    rows: tuple[SkillRows, ...]
 
     @property
     def sentence(self) -> str:
         """The outcome in words."""
+        if self.low > 0:
+            outcome = f"{self.second} is the better one"
+        elif self.high < 0:
+            outcome = f"{self.first} is the better one"
+        else:
+            outcome = "these items do not tell which is better"
         return (
             f"Against {self.first}, {self.second} won {self.wins} items and lost {self.losses} of {self.n}: "
             f"{self.gain:+.3f} on the mix (95 % interval {self.low:+.3f} to {self.high:+.3f}, "
-            f"p = {self.p_value:.2g})."
+            f"p = {self.p_value:.2g}); {outcome}."
         )
+
+    @property
+    def recipe_sentence(self) -> str:
+        """How the second recipe differs from the first, in words."""
+        if not self.recipe:
+            return "Both followed the same recipe."
+        told = ", ".join(f"{d.field} {d.second} instead of {d.first}" for d in self.recipe)
+        return f"{self.second} followed another recipe than {self.first}: {told}."
+
+    @property
+    def lineage_sentence(self) -> str:
+        """How the rounds are related, in words."""
+        if self.fork is None:
+            return f"{self.first} and {self.second} have no round in common."
+        if self.fork in (self.first, self.second):
+            later = self.second if self.fork == self.first else self.first
+            return f"{self.fork} is on the line of {later}."
+        return f"{self.first} and {self.second} part after {self.fork}."
 
 
 def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparison:
     """The candidates of two finished rounds on the items that both answered.
 
-    Rounds of one campaign share their anchor and guard items, and their fresh items where two branches
-    give them the same round number.
+    Rounds of one campaign share their anchor and guard items, and such fresh items as were drawn twice.
 
     Raises:
         SelfimpError: a round is not finished or was altered, they share no item, or they were measured
             under different harnesses.
     """
+    harnesses = [read_report(store, key).harness for key in (first, second)]
+    if differing := list(_differences(harnesses[0], harnesses[1])):
+        told = ", ".join(f"{d.field} {d.first} and {d.second}" for d in differing)
+        raise SelfimpError(
+            f"the rounds were measured under different harnesses: {told}",
+            where=f"{first} and {second}",
+            fix="materialize eval_report of both again, with the same settings and versions",
+        )
     pairs = _paired(store, first, second)
     tested = pairs.filter(pl.col("suite") != "guard").unique("item_id", keep="first", maintain_order=True)
     if tested.is_empty():
@@ -99,9 +144,8 @@ def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparis
     differences = (tested["after"] - tested["before"]).to_numpy()
     interval = paired_difference_interval(differences, weights=weights)
     wins, losses, _ = paired_counts(tested)
-    rows = [
-        set(store.open(key, "checkpoint").table("training", TRAINING)["sample_id"]) for key in (first, second)
-    ]
+    lines = [[str(key) for key in policy.line] for policy in policies]
+    recipes = [_recipe(policy.campaign.recipe) for policy in policies]
     return Comparison(
         first=str(first),
         second=str(second),
@@ -113,10 +157,10 @@ def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparis
         high=interval.high,
         p_value=mcnemar_exact(wins, losses),
         skills=tuple(_by_skill(pairs)),
+        fork=next((key for key in reversed(lines[0]) if key in lines[1]), None),
+        recipe=tuple(_differences(recipes[0], recipes[1])),
         made=tuple(_made(store, first, second, policies)),
-        rows_of_both=len(rows[0] & rows[1]),
-        rows_of_first=len(rows[0] - rows[1]),
-        rows_of_second=len(rows[1] - rows[0]),
+        rows=tuple(_rows(store, first, second)),
     )
 
 
@@ -152,16 +196,82 @@ def _by_skill(pairs: pl.DataFrame) -> Iterator[SkillDifference]:
         )
 
 
+def _rows(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Iterator[SkillRows]:
+    trained = [_trained_on(store, key) for key in (first, second)]
+    for skill in sorted({skill for _, skill in trained[0] | trained[1]}):
+        one, other = ({sample for sample, of in rows if of == skill} for rows in trained)
+        yield SkillRows(skill=skill, both=len(one & other), first=len(one - other), second=len(other - one))
+
+
+def _trained_on(store: ArtifactStore, key: RoundKey) -> set[tuple[str, str]]:
+    """The ids of the rows that a round trained on, each with its skill."""
+    training = store.open(key, "checkpoint").table("training", TRAINING)
+    origins = [RoundKey.parse(origin) for origin in training["origin_round"].unique().sort()]
+    chosen = selected_rows(store, origins).select("sample_id", "skill").unique()
+    return set(training.join(chosen, on="sample_id").select("sample_id", "skill").iter_rows())
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """Every parameter by its place, those that the campaign file leaves out too."""
+    told: dict[str, Any] = {"minimum_rows": recipe.minimum_rows, "selection": {}}
+    for _, stage, choice in recipe.choices():
+        parameters = choice.resolve(stage)[1].model_dump(mode="json")
+        if stage == "selection":
+            name = choice.method
+            while name in told["selection"]:
+                name += " again"
+            told["selection"][name] = parameters
+        else:
+            told[stage] = {"method": choice.method, **parameters}
+    return told | {"order of selection": " > ".join(told["selection"])}
+
+
 def _made(
     store: ArtifactStore, first: RoundKey, second: RoundKey, policies: list[Policy]
 ) -> Iterator[Difference]:
-    """What differs in start, campaign, code and harness."""
+    """What differs besides the recipe."""
     for field, told in (
-        ("", [policy.model_dump(mode="json", exclude={"round"}) for policy in policies]),
-        ("code version.", [_code_versions(store, key) for key in (first, second)]),
-        ("harness.", [read_report(store, key).harness for key in (first, second)]),
+        ("", [_start(policy) for policy in policies]),
+        ("run configuration of ", _run_configurations(store, first, second, policies)),
+        ("code version of ", [_code_versions(store, key) for key in (first, second)]),
+        ("sampling engine: ", [_sampling_engine(store, key) for key in (first, second)]),
     ):
         yield from _differences(told[0], told[1], field)
+
+
+def _start(policy: Policy) -> dict[str, Any]:
+    """What a round was given, without what is told elsewhere."""
+    told = policy.model_dump(mode="json", exclude={"round", "ancestors", "recipe_changes", "directives"})
+    del told["campaign"]["recipe"]
+    return told | {"directives": sentences(policy.directives)}
+
+
+def _run_configurations(
+    store: ArtifactStore, first: RoundKey, second: RoundKey, policies: list[Policy]
+) -> list[dict[str, str]]:
+    """Hashes of what the stages ran with, of those whose recipes do not explain that they differ.
+
+    Then a run was asked for other parameters than the recipe's, or drew another number of tasks.
+    """
+    recipes = [policy.campaign.recipe for policy in policies]
+    stages = {
+        "generated_corpus": [recipe.acquisition for recipe in recipes],
+        "checkpoint": [recipe.optimization for recipe in recipes],
+        "refined_outputs": [recipe.refinement for recipe in recipes],
+    }
+    return [
+        {
+            stage: store.open(key, stage, verify=False).manifest.config_hash[:16]
+            for stage, choices in stages.items()
+            if choices[0] == choices[1]
+        }
+        for key in (first, second)
+    ]
+
+
+def _sampling_engine(store: ArtifactStore, key: RoundKey) -> dict[str, Any]:
+    engine: dict[str, Any] = store.open(key, "generated_corpus", verify=False).facts["engine"]
+    return engine
 
 
 def _code_versions(store: ArtifactStore, key: RoundKey) -> dict[str, str]:

@@ -115,10 +115,9 @@ class Verdict(BaseModel):
             for guard in self.guards
         )
         return (
-            f"{' '.join(self.reasons)} {self.test[0].upper()}{self.test[1:]} test on {self.n} items: "
-            f"{self.wins} won, {self.losses} lost, {self.ties} tied, p = {self.p_value:.2g} at the level "
-            f"{self.alpha:.3g}. The accuracy on the campaign's mix changed by {self.gain:+.3f} "
-            f"(95 % interval {self.gain_low:+.3f} to {self.gain_high:+.3f})."
+            f"{' '.join(self.reasons)} Gain on the campaign's mix {self.gain:+.3f} (95 % interval "
+            f"{self.gain_low:+.3f} to {self.gain_high:+.3f}); {self.test} test, p = {self.p_value:.2g} at "
+            f"level {self.alpha:.3g}, {self.ties} items tied."
             + (f" Guard skills: {guards}." if guards else "")
         )
 
