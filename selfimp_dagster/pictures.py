@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _BLUE, _GREY = "#3b6fd4", "#9aa3b2"
 
-_LINES = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3b", "#c75c9e")
+_COLORS = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3b", "#c75c9e")
 """Colours of lines of rounds, by lane, and of stages."""
 
 _DPI = 110
@@ -23,8 +24,8 @@ _MOST_PANELS = 20  # campaigns in one picture
 _MOST_NAMED = 12  # lines in a legend
 _FEW = 16  # rounds whose accuracies are written beside them
 _MANY = 80  # rounds from which on marks are small
-_LONGEST_NAME = 60
-_COLORS = _LINES
+_LONGEST_NAME = 76
+_WRAPPED = 42  # characters of a line's name beside its lane
 
 
 def loss_curve(curve: pl.DataFrame) -> bytes:
@@ -130,15 +131,15 @@ def _draw_tree(part: Any, rows: list[Mapping[str, Any]]) -> None:
     _style(axes, "", "round")
     axes.grid(visible=False)
     found = lines(rows)
-    names = [_short(line.name) for line in found]
-    room = part.bbox.width / _DPI - 0.06 * max(len(name) for name in names)  # inches
+    names = ["\n".join(wrap(_short(line.name), _WRAPPED)) for line in found]
+    room = part.bbox.width / _DPI - 0.06 * _WRAPPED  # inches
     places = {key: (_number(key), line.lane) for line in found for key in line.rounds}
     start = min(number for number, _ in places.values()) - 1
     size = _mark_size(rows)
     if any(row["parent"] is None for row in rows):
         axes.plot(start, 0, "s", color=_GREY, markersize=7, zorder=3)
     for line in found:
-        color = _LINES[line.lane % len(_LINES)]
+        color = _COLORS[line.lane % len(_COLORS)]
         x, y = places.get(line.parent or "", (start, line.lane))
         first = places[line.rounds[0]][0]
         edge = [(x, y), (x + 0.5, line.lane), (first, line.lane)]  # leaves its parent before the next round
@@ -146,7 +147,7 @@ def _draw_tree(part: Any, rows: list[Mapping[str, Any]]) -> None:
         axes.plot(*zip(*edge, strict=True), color=color, linewidth=1.6, zorder=2)
     for row in rows:
         x, y = places[row["round"]]
-        _mark(axes, row, x, y, _LINES[y % len(_LINES)], size)
+        _mark(axes, row, x, y, _COLORS[y % len(_COLORS)], size)
         if len(rows) <= _FEW and row["candidate_anchor"] is not None:
             axes.annotate(
                 f"{row['candidate_anchor']:.2f}",
@@ -193,7 +194,7 @@ def _draw_accuracy(part: Any, rows: list[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["candidate_anchor"] is None:
             continue
-        x, color = numbers[row["round"]], _LINES[lanes[row["round"]] % len(_LINES)]
+        x, color = numbers[row["round"]], _COLORS[lanes[row["round"]] % len(_COLORS)]
         come_from = numbers.get(row["weights_round"], start)
         axes.plot(
             [come_from, x],
@@ -219,7 +220,7 @@ def _draw_cost(part: Any, rows: list[Mapping[str, Any]]) -> None:
         axes = part.add_subplot(2, 1, place + 1)
         _style(axes, unit, "round" if place else "")
         below = [0.0] * len(rows)
-        for color, stage in zip(_LINES, STAGES[1:], strict=False):
+        for color, stage in zip(_COLORS, STAGES[1:], strict=False):
             cost = [row[f"{stage}_{measure}"] or 0 for row in rows]
             axes.bar(list(numbers.values()), cost, 0.7, bottom=below, color=color, label=stage)
             below = [under + own for under, own in zip(below, cost, strict=True)]
@@ -259,7 +260,7 @@ def _explain(part: Any, rows: Sequence[Mapping[str, Any]], found: Sequence[Line]
     )
     if found:
         handles = [
-            Line2D([], [], color=_LINES[line.lane % len(_LINES)], label=_short(line.name))
+            Line2D([], [], color=_COLORS[line.lane % len(_COLORS)], label=_short(line.name))
             for line in found[:_MOST_NAMED]
         ]
         left = len(found) - len(handles)

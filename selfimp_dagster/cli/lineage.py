@@ -54,6 +54,8 @@ def compare(
     found = compare_rounds(ArtifactStore(settings().store), RoundKey.parse(first), RoundKey.parse(second))
     console.print(found.lineage_sentence, highlight=False)
     console.print(escape(found.recipe_sentence), highlight=False)
+    console.print(found.lineage_sentence, highlight=False)
+    console.print(escape(found.recipe_sentence), highlight=False)
     print_rows(
         ("suite", "skill", "items", first, second, "difference (95 % interval)"),
         (
@@ -64,19 +66,15 @@ def compare(
     )
     console.print(found.sentence, highlight=False)
     print_rows(
-        ("skill", "rows of both", f"of {first} alone", f"of {second} alone"),
+        ("skill", "in both", f"in {first} alone", f"in {second} alone"),
         ((rows.skill, rows.both, rows.first, rows.second) for rows in found.rows),
         title="The rows that they were trained on",
     )
+    made = [*((f"recipe.{d.field}", d) for d in found.recipe), *((d.field, d) for d in found.made)]
     print_rows(
         ("field", first, second),
-        ((f"recipe.{d.field}", escape(d.first), escape(d.second)) for d in found.recipe),
-        title="What differs in their recipes",
-    )
-    print_rows(
-        ("field", first, second),
-        ((d.field, escape(d.first), escape(d.second)) for d in found.made),
-        title="What else differs in how they were made",
+        ((field, escape(d.first), escape(d.second)) for field, d in made),
+        title="What differs in how they were made",
     )
 
 
