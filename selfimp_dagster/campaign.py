@@ -315,8 +315,8 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:
-    """Changes of a recipe on one line: `optimization.learning_rate = 5e-05, minimum_rows = 16`."""
-    return ", ".join(f"{field} = {value}" for field, value in _fields(changes))
+    """Changes of a recipe on one line: `optimization.learning_rate=5e-05, minimum_rows=16`."""
+    return ", ".join(f"{field}={value}" for field, value in _fields(changes))
 
 
 def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

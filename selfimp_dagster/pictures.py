@@ -25,7 +25,7 @@ _MOST_NAMED = 12  # lines in a legend
 _FEW = 16  # rounds whose accuracies are written beside them
 _MANY = 80  # rounds from which on marks are small
 _LONGEST_NAME = 76
-_WRAPPED = 42  # characters of a line's name beside its lane
+_WRAPPED = 46  # characters of a line's name beside its lane
 
 
 def loss_curve(curve: pl.DataFrame) -> bytes:
