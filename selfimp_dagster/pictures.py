@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BLUE, _GREY = "#3b6fd4", "#9aa3b2"
 
 _COLORS = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3b", "#c75c9e")
-"""Colours of lines of rounds, by lane, and of stages."""
+"""Colours of lines of rounds by lane, of stages, of measures."""
 
 _DPI = 110
 _MOST_PANELS = 20  # campaigns in one picture
