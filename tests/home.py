@@ -1,6 +1,9 @@
 """An installation in a temporary folder: a campaign on the tiny model, its store, its Dagster instance."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +87,17 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         inner = result.get(name)
         result[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result
+
+
+def selfimp(where: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `selfimp` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "selfimp_dagster.cli", *arguments],
+        env={**os.environ, **where, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def run(
     with open_instance(where.home) as instance, showing(TerminalProgress()):
         for _ in range(rounds):
             following = next_round(store, where.campaigns, campaign)
-            if branch is None and not following.decision.proceed:
+            # Who names a parent or another recipe has decided that the round starts.
+            if branch is None and not recipe and not following.decision.proceed:
                 console.print(f"[yellow]{following.decision.reason}")
                 break
             console.rule(f"round {following.key}", align="left")

@@ -1,14 +1,11 @@
 """The command line, as a person meets it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
-from home import Home
+from home import Home, selfimp
 from typer.testing import CliRunner
 
 from selfimp_dagster.cli import app
@@ -17,17 +14,6 @@ from selfimp_dagster.registry import all_methods
 from selfimp_dagster.round_key import RoundKey
 
 _COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
-
-
-def selfimp(where: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs `selfimp` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "selfimp_dagster.cli", *arguments],
-        env={**os.environ, **where, "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
