@@ -6,16 +6,21 @@ from typing import Any
 import polars as pl
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from selfimp_dagster.lifecycle.evaluation.dimensions import ARMS, MEASURES
 from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.round_tree import lines
 
 console = Console()
 
 
 def print_ledger(ledger: pl.DataFrame) -> None:
-    """Per round: both arms with intervals on every suite, verdict, decision, tokens and seconds."""
+    """Per round: both arms with intervals on every suite, verdict, decision, tokens and seconds.
+
+    Then the lines of campaigns that have branches, and the champions.
+    """
     scores = _table("round", "suite", "incumbent", "candidate", title="Accuracy (95 % interval)")
     for row in ledger.iter_rows(named=True):
         for suite in ("anchor", "fresh", "guard"):
@@ -37,6 +42,23 @@ def print_ledger(ledger: pl.DataFrame) -> None:
         costs.add_row(row["round"], "all", f"{row['seconds']:,.1f}", f"{row['tokens']:,}", style="bold")
         costs.add_section()
     console.print(costs)
+    _print_lines(ledger)
+
+
+def _print_lines(ledger: pl.DataFrame) -> None:
+    by_campaign = ledger.with_columns(campaign=pl.col("round").str.split("/").list.first())
+    for rows in by_campaign.partition_by("campaign", maintain_order=True):
+        campaign, found = rows["campaign"][0], lines(rows.to_dicts())
+        if len(found) > 1:
+            print_rows(
+                ("line", "rounds"),
+                ((escape(line.name), " ".join(key.split("/")[1] for key in line.rounds)) for line in found),
+                title=f"Lines of {campaign}",
+            )
+        for champion in rows.filter("champion").iter_rows(named=True):
+            anchor = champion["candidate_anchor"]
+            accuracy = "" if anchor is None else f", with an anchor accuracy of {anchor:.3f}"
+            console.print(f"Champion of {campaign}: {champion['round']}{accuracy}.", highlight=False)
 
 
 def print_dimensions(rows: pl.DataFrame, title: str) -> None:

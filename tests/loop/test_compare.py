@@ -46,31 +46,49 @@ def test_a_worse_candidate_is_told_by_how_much(finished: Home) -> None:
     assert losses > 20, "a candidate that learnt nothing answers as the base model"
     assert found.gain == pytest.approx((wins - losses) / found.n)
     assert found.high < 0
+    assert found.sentence.endswith(f"{_SECOND} is the better one.")
     assert found.p_value == mcnemar_exact(wins, losses) > 0.5
 
 
 def test_a_round_differs_from_itself_in_nothing(two_rounds: Home) -> None:
     found = compare(two_rounds.store, _FIRST, _FIRST)
     assert (found.n, found.wins, found.losses, found.gain, found.p_value) == (100, 0, 0, 0.0, 1.0)
-    assert found.made == ()
-    assert (found.rows_of_first, found.rows_of_second) == (0, 0)
+    assert (found.recipe, found.made) == ((), ())
+    assert found.recipe_sentence == "Both followed the same recipe."
+    assert [(rows.skill, rows.first, rows.second) for rows in found.rows] == [("learning", 0, 0)]
+    assert found.sentence.endswith("these items do not tell which is better.")
 
 
-def test_branches_are_told_apart_by_recipe_and_rows(finished: Home) -> None:
+def test_a_round_is_on_the_line_of_those_that_follow_it(two_rounds: Home) -> None:
+    found = compare(two_rounds.store, _FIRST, _SECOND)
+    assert found.lineage_sentence == f"{_FIRST} is on the line of {_SECOND}."
+
+
+def test_branches_are_told_apart_by_recipe_run_configuration_and_rows(finished: Home) -> None:
     branch = RoundKey("tiny", 2)
-    finished.write_campaign(recipe={"optimization": {"epochs": 1}})
-    finished.run(str(branch), parent=str(_FIRST))
+    finished.run(str(branch), parent=str(_FIRST), recipe={"optimization": {"epochs": 1}})
+    config = {"ops": {"refined_outputs": {"config": {"tasks": 4}}}}
+    with finished.instance() as instance:
+        stages = ("refined_outputs", "eval_report")
+        assert finished.materialize(instance, str(branch), *stages, config=config).success
     found = compare(finished.store, _SECOND, branch)
-    made = {difference.field: (difference.first, difference.second) for difference in found.made}
-    assert made["campaign.recipe.optimization.epochs"] == ("4", "1")
-    assert set(made) == {"campaign.recipe.optimization.epochs", "seed"}
+    assert [(d.field, d.first, d.second) for d in found.recipe] == [("optimization.epochs", "4.0", "1.0")]
+    assert {d.field for d in found.made} == {"run configuration of refined_outputs", "seed"}
     rows = [
         set(finished.store.open(key, "checkpoint").table("training", TRAINING)["sample_id"])
         for key in (_SECOND, branch)
     ]
-    assert found.rows_of_both == len(rows[0] & rows[1])
-    assert found.rows_of_first + found.rows_of_both == len(rows[0])
-    assert found.rows_of_second + found.rows_of_both == len(rows[1])
+    (learning,) = found.rows
+    assert learning.both == len(rows[0] & rows[1])
+    assert learning.first + learning.both == len(rows[0])
+    assert learning.second + learning.both == len(rows[1])
+
+
+def test_rounds_under_different_harnesses_are_refused_with_what_differs(finished: Home) -> None:
+    finished.write_campaign(evaluation={"max_new_tokens": 5})
+    finished.run(str(_SECOND))
+    with pytest.raises(SelfimpError, match=r"different harnesses: sampling\.max_new_tokens 4 and 5"):
+        compare(finished.store, _FIRST, _SECOND)
 
 
 def test_an_unfinished_round_is_one_clear_message(two_rounds: Home) -> None:

@@ -170,6 +170,8 @@ def test_the_ledger_has_a_row_for_each_round(two_rounds: Home) -> None:
     assert ledger["promoted"][0] is True
     assert (ledger["tokens"] > 0).all()
     assert ledger["incumbent_anchor"][1] == ledger["candidate_anchor"][0]
+    assert ledger["recipe_changes"].to_list() == ["{}", "{}"]
+    assert ledger["champion"].to_list() == [not ledger["promoted"][1], ledger["promoted"][1]]
 
 
 @pytest.mark.parametrize("key", [str(key) for key in _ROUNDS])
@@ -198,9 +200,9 @@ def test_rounds_link_to_each_other_both_ways(two_rounds: Home) -> None:
         assert metadata["weights"].value == "/assets/checkpoint?view=partitions&partition=tiny%2F0000"
         assert metadata["parent_round"].value == "/assets/eval_report?view=partitions&partition=tiny%2F0000"
         assert metadata["parent_run"].value == parent_run
-        assert observations(instance, "checkpoint", str(_FIRST)) == [
-            {"child_round": "/assets/incumbent_policy?view=partitions&partition=tiny%2F0001"}
-        ]
+        child = {"child_round_0001": "/assets/incumbent_policy?view=partitions&partition=tiny%2F0001"}
+        assert observations(instance, "checkpoint", str(_FIRST)) == [child]
+        assert observations(instance, "eval_report", str(_FIRST)) == [child]
         assert observations(instance, "checkpoint", str(_SECOND)) == []
 
 
@@ -223,20 +225,6 @@ def test_an_evaluation_that_is_repeated_gives_the_same_answers_and_verdict(finis
         assert after[0].manifest.files[name] == before[0].manifest.files[name]
     assert after[1].verdict == before[1].verdict
     assert after[1].summary.tokens == before[1].summary.tokens
-
-
-def test_a_round_can_branch_from_an_earlier_one(finished: Home) -> None:
-    branch = RoundKey("tiny", 2)
-    config = {"ops": {"incumbent_policy": {"config": {"parent": str(_FIRST)}}}}
-    with finished.instance() as instance:
-        assert finished.materialize(instance, str(branch), config=config).success
-        children = observations(instance, "checkpoint", str(_FIRST))
-    policy, _ = read_policy(finished.store, branch)
-    assert policy.parent == policy.weights_round == str(_FIRST)
-    assert policy.line == (_FIRST, branch)
-    assert {"child_round": "/assets/incumbent_policy?view=partitions&partition=tiny%2F0002"} in children
-    ledger = read_ledger(finished.store)
-    assert ledger["parent"].to_list() == [None, str(_FIRST), str(_FIRST)]
 
 
 def test_the_recipe_can_be_overridden_for_one_run(home: Home) -> None:

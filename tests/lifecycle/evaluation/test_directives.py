@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.directives import EVEN, FLOOR, ShiftBudget, shift_budget
+from selfimp_dagster.lifecycle.evaluation.directives import (
+    EVEN,
+    FLOOR,
+    ShiftBudget,
+    read_directives,
+    sentences,
+    shift_budget,
+)
 
 share = st.floats(0, 1)
 mixes = st.dictionaries(st.text(min_size=1, max_size=6), st.tuples(st.floats(0.01, 10), share), min_size=1)
@@ -15,6 +22,17 @@ def test_the_budget_moves_to_the_weak_skill() -> None:
     # needs 0.2 and 0.8; nine tenths by need, one tenth by base share
     assert shift.weights == pytest.approx({"sums": 0.05 + 0.9 * 0.2, "gcd": 0.05 + 0.9 * 0.8})
     assert shift.signal == "gcd is weakest with an accuracy of 0.20, sums strongest with 0.80."
+
+
+def test_a_directive_is_told_as_a_sentence_with_its_numbers() -> None:
+    shift = shift_budget({"sums": 0.8, "gcd": 0.2}, {"sums": 1, "gcd": 1})
+    assert shift is not None
+    assert sentences([shift]) == (
+        "Acquisition draws 77% gcd, 23% sums, because gcd is weakest with an accuracy of 0.20, "
+        "sums strongest with 0.80."
+    )
+    assert sentences(read_directives(f"[{shift.model_dump_json()}]")) == sentences([shift])
+    assert sentences([]) == "None."
 
 
 def test_even_skills_need_no_shift() -> None:

@@ -51,6 +51,14 @@ def test_a_better_candidate_is_promoted(make_rows: MakeRows) -> None:
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
+def test_a_verdict_is_told_with_its_numbers(make_rows: MakeRows) -> None:
+    told = verdict_on(make_rows(*outcomes(61, 12, 300))).sentence
+    assert told == (
+        "Promoted: 61 items won, 12 lost of 300 (p = 2.4e-09 <= 0.00625). Gain on the campaign's mix +0.163 "
+        "(95 % interval +0.110 to +0.215); exact McNemar test, p = 2.4e-09 at level 0.00625, 227 items tied."
+    )
+
+
 def test_a_candidate_that_is_better_by_luck_is_not(make_rows: MakeRows) -> None:
     rows = make_rows(*outcomes(30, 17, 300))  # p = 0.039: enough for one round, not for one of eight
     verdict = verdict_on(rows)
