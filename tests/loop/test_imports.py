@@ -22,6 +22,7 @@ _LIBRARY = (
     "models.source",
     "records",
     "registry",
+    "round_tree",
     "settings",
     "store",
     "tasks.pools",

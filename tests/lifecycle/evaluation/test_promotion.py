@@ -55,7 +55,7 @@ def test_a_verdict_is_told_with_its_numbers(make_rows: MakeRows) -> None:
     told = verdict_on(make_rows(*outcomes(61, 12, 300))).sentence
     assert told == (
         "Promoted: 61 items won, 12 lost of 300 (p = 2.4e-09 <= 0.00625). Gain on the campaign's mix +0.163 "
-        "(95 % interval +0.110 to +0.215); exact McNemar test, p = 2.4e-09 at level 0.00625, 227 items tied."
+        "(95 % interval +0.109 to +0.215); exact McNemar test, p = 2.4e-09 at level 0.00625, 227 items tied."
     )
 
 
