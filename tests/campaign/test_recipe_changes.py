@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from home import GENTLE, tiny_campaign
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfimp_dagster.campaign import Campaign, changes_text, parse_campaign
@@ -90,6 +90,7 @@ _changes = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(earlier=_changes, later=_changes)
 def test_what_a_line_changed_is_not_changed_by_changing_it_so_again(
     campaign: Campaign, earlier: dict[str, Any], later: dict[str, Any]
@@ -100,6 +101,7 @@ def test_what_a_line_changed_is_not_changed_by_changing_it_so_again(
     assert campaign.recipe.joined_changes({}, later) == later
 
 
+@settings(deadline=None, max_examples=50)
 @given(earlier=_changes, later=_changes)
 def test_changes_one_after_the_other_are_the_joined_changes(
     campaign: Campaign, earlier: dict[str, Any], later: dict[str, Any]
