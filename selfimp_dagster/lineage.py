@@ -1,56 +1,268 @@
-"""The store as SQL: every table of every round as a DuckDB view over its Parquet files."""
+"""The store as SQL: every table of every round as a DuckDB view over its Parquet files, and the manifests."""
 
-from collections import defaultdict
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import polars as pl
 
-from selfimp_dagster.store import ArtifactStore
+from selfimp_dagster.inventory import Inventory, take_inventory
+from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
+from selfimp_dagster.lifecycle.selection.stage import SUBSET
+from selfimp_dagster.records import (
+    DIMENSIONS,
+    EVALUATIONS,
+    REFINEMENTS,
+    REWARDS,
+    REWORDINGS,
+    SAMPLES,
+    SELECTION,
+    TASKS,
+    TRAINING,
+    TRAINING_CURVE,
+)
+from selfimp_dagster.store import Artifact, ArtifactStore
 
 _VIEWS = {
-    ("generated_corpus", "tasks"): "tasks",
-    ("generated_corpus", "samples"): "samples",
-    ("generated_corpus", "rewards"): "rewards",
-    ("selected_subset", "selection"): "selection",
-    ("selected_subset", "subset"): "subset",
-    ("checkpoint", "training"): "training",
-    ("checkpoint", "training_curve"): "training_curve",
-    ("refined_outputs", "tasks"): "refined_tasks",
-    ("refined_outputs", "refinements"): "refinements",
-    ("refined_outputs", "samples"): "refined_samples",
-    ("refined_outputs", "rewards"): "refined_rewards",
-    ("eval_report", "items"): "evaluation_items",
-    ("eval_report", "evaluations"): "evaluations",
-    ("eval_report", "rewordings"): "rewordings",
-    ("eval_report", "dimensions"): "dimensions",
+    ("generated_corpus", "tasks"): ("tasks", TASKS),
+    ("generated_corpus", "samples"): ("samples", SAMPLES),
+    ("generated_corpus", "rewards"): ("rewards", REWARDS),
+    ("selected_subset", "selection"): ("selection", SELECTION),
+    ("selected_subset", "subset"): ("subset", SUBSET),
+    ("checkpoint", "training"): ("training", TRAINING),
+    ("checkpoint", "training_curve"): ("training_curve", TRAINING_CURVE),
+    ("refined_outputs", "tasks"): ("refined_tasks", TASKS),
+    ("refined_outputs", "refinements"): ("refinements", REFINEMENTS),
+    ("refined_outputs", "samples"): ("refined_samples", SAMPLES),
+    ("refined_outputs", "rewards"): ("refined_rewards", REWARDS),
+    ("eval_report", "items"): ("evaluation_items", TASKS),
+    ("eval_report", "evaluations"): ("evaluations", EVALUATIONS),
+    ("eval_report", "rewordings"): ("rewordings", REWORDINGS),
+    ("eval_report", "dimensions"): ("dimensions", DIMENSIONS),
+}
+
+ROUNDS = pl.Schema(
+    {
+        "round": pl.String(),
+        "campaign": pl.String(),
+        "number": pl.Int64(),
+        "parent": pl.String(),
+        "weights_round": pl.String(),  # whose checkpoint the round started from; null: the base model
+        "policy_hash": pl.String(),  # the weights it started from
+        "candidate_hash": pl.String(),  # the weights that it trained; null: none yet
+        "promoted": pl.Boolean(),  # null: not measured yet
+        "seed": pl.Int64(),
+    }
+)
+
+POLICIES = pl.Schema(
+    {
+        "policy_hash": pl.String(),
+        "trained_in": pl.String(),  # null: a base model
+        "updates": pl.Int64(),  # checkpoints on the way from the base model; null: a round between is gone
+    }
+)
+
+ARTIFACTS = pl.Schema(
+    {
+        "round": pl.String(),
+        "asset": pl.String(),
+        "data_version": pl.String(),
+        "config_hash": pl.String(),
+        "code_version": pl.String(),
+        "seconds": pl.Float64(),
+        "tokens": pl.Int64(),
+        "files": pl.String(),  # JSON: file to sha256
+        "parents": pl.String(),  # JSON: what it was made from, to the data version of that
+        "facts": pl.String(),  # JSON: what the artifact says of itself
+    }
+)
+
+_LINES = """
+CREATE VIEW lines AS
+WITH RECURSIVE line(round, ancestor, steps) AS (
+    SELECT round, round, 0 FROM rounds
+    UNION ALL
+    SELECT line.round, rounds.parent, steps + 1
+    FROM line JOIN rounds ON rounds.round = line.ancestor
+    WHERE rounds.parent IS NOT NULL
+)
+FROM line
+"""
+
+_MEMORY = "1GB"
+_SQL_TYPES: dict[object, str] = {
+    pl.String(): "VARCHAR",
+    pl.Float64(): "DOUBLE",
+    pl.Int64(): "BIGINT",
+    pl.Boolean(): "BOOLEAN",
 }
 
 
-def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with a view per table; nothing holds a file open for writing.
+def connect(store: ArtifactStore, inventory: Inventory | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory database over what of the store can be read; nothing holds a file open for writing.
 
-    Every view but `ledger` has the column `in_round`: the round whose artifact the row is in.
+    The views of `table_views`, and beside them `rounds`, `lines`, `policies`, `artifacts` and `ledger`.
+    `inventory` is that of the store, if it was taken already; its gaps say what the views leave out.
     """
-    connection = duckdb.connect()
-    files: dict[str, list[Path]] = defaultdict(list)
-    for key in store.rounds():
-        for (asset, table), view in _VIEWS.items():
-            if store.has(key, asset):
-                artifact = store.open(key, asset, verify=False)
-                if artifact.has_table(table):
-                    files[view].append(artifact.folder / f"{table}.parquet")
-    for view, paths in files.items():
-        listed = ", ".join(_quoted(path) for path in paths)
-        connection.execute(
-            f"CREATE VIEW {view} AS SELECT * EXCLUDE (filename), "
-            r"regexp_extract(filename, '([^/]+/\d{4})/[^/]+/[^/]+/[^/]+$', 1) AS in_round "
-            f"FROM read_parquet([{listed}], filename = true)"
-        )
-    ledger = store.folder / "ledger.parquet"
-    if ledger.is_file():
-        connection.execute(f"CREATE VIEW ledger AS SELECT * FROM read_parquet({_quoted(ledger)})")
+    inventory = inventory or take_inventory(store)
+    connection = table_views(inventory)
+    _table(connection, "rounds", ROUNDS, list(_rounds(inventory)))
+    _table(connection, "policies", POLICIES, list(_policies(inventory)))
+    artifacts = [_described(artifact) for held in inventory.artifacts.values() for artifact in held.values()]
+    _table(connection, "artifacts", ARTIFACTS, artifacts)
+    connection.execute(_LINES)
+    _ledger(connection, store, inventory)
     return connection
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def table_views(inventory: Inventory) -> duckdb.DuckDBPyConnection:
+    """A database with one view per table of the artifacts; a view whose table no round has is empty.
+
+    Each has the column `in_round`: the round whose artifact the row is in. A query that restricts it opens
+    the files of those rounds alone. Queries use at most 1 GB of memory and then the disk.
+    """
+    connection = duckdb.connect(
+        config={"memory_limit": _MEMORY, "temp_directory": str(Path(tempfile.gettempdir()) / "selfimp-sql")}
+    )
+    for (asset, table), (view, schema) in _VIEWS.items():
+        _view(connection, view, schema, inventory.files(asset, f"{table}.parquet"))
+    return connection
+
+
+def updates_behind(inventory: Inventory) -> dict[str, tuple[str, ...] | None]:
+    """The rounds whose updates lead from the base model to trained weights, by the hash of the weights.
+
+    None where a round between is gone.
+    """
+    made_in: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for key, facts in inventory.facts("checkpoint"):
+        made_in.setdefault(facts["policy_hash"], (str(key), facts))
+    bases = {
+        facts["policy_hash"]
+        for _, facts in inventory.facts("incumbent_policy")
+        if facts["weights_round"] is None
+    }
+    lines: dict[str, tuple[str, ...] | None] = {}
+    for policy, (round_, facts) in made_in.items():  # in the order of rounds: parents before children
+        before = facts["parent_policy_hash"]
+        if policy in (before, *bases):  # the update changed nothing
+            continue
+        if before in bases or facts.get("trained_from") == "base":
+            lines[policy] = (round_,)
+        else:
+            line = lines.get(before)
+            lines[policy] = None if line is None else (*line, round_)
+    return lines
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, schema: pl.Schema, paths: Sequence[Path]) -> None:
+    if not paths:
+        _table(connection, name, pl.Schema({**schema, "in_round": pl.String()}), [])
+        return
+    connection.execute(
+        f"CREATE VIEW {name} AS SELECT * EXCLUDE (filename), "
+        r"regexp_extract(filename, '([^/]+/\d{4})/[^/]+/[^/]+/[^/]+$', 1) AS in_round "
+        f"FROM read_parquet([{quoted(paths)}], filename = true)"
+    )
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection, name: str, schema: pl.Schema, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    columns = [f'"{column}" {_sql_type(kind)}' for column, kind in schema.items()]
+    connection.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
+    if rows:
+        values = ", ".join(f"unnest(?::{_sql_type(kind)}[])" for kind in schema.values())
+        connection.execute(
+            f"INSERT INTO {name} SELECT {values}", [[row[column] for row in rows] for column in schema]
+        )
+
+
+def _sql_type(kind: object) -> str:
+    if isinstance(kind, pl.List):
+        return f"{_sql_type(kind.inner)}[]"
+    if isinstance(kind, pl.Struct):
+        return f"STRUCT({', '.join(f'{field.name} {_sql_type(field.dtype)}' for field in kind.fields)})"
+    return _SQL_TYPES[kind]
+
+
+def _rounds(inventory: Inventory) -> Iterator[dict[str, Any]]:
+    for key, held in inventory.artifacts.items():
+        if "incumbent_policy" not in held:
+            continue
+        start = held["incumbent_policy"]
+        checkpoint, report = held.get("checkpoint"), held.get("eval_report")
+        yield {
+            "round": str(key),
+            "campaign": key.campaign,
+            "number": key.number,
+            **{name: start.facts[name] for name in ("parent", "weights_round", "policy_hash")},
+            "candidate_hash": checkpoint.facts["policy_hash"] if checkpoint else None,
+            "promoted": report.facts["promoted"] if report else None,
+            "seed": _seed(start),
+        }
+
+
+def _seed(start: Artifact) -> int | None:
+    try:
+        seed: int = start.json("policy")["seed"]
+    except (OSError, ValueError, KeyError):  # a gap of its own, or altered: whoever opens it is told
+        return None
+    return seed
+
+
+def _policies(inventory: Inventory) -> Iterator[dict[str, Any]]:
+    lines = updates_behind(inventory)
+    for _, facts in inventory.facts("incumbent_policy"):
+        if facts["weights_round"] is None:
+            lines.setdefault(facts["policy_hash"], ())
+    trained = {facts["policy_hash"]: str(key) for key, facts in inventory.facts("checkpoint")}
+    for policy, line in lines.items():
+        yield {
+            "policy_hash": policy,
+            "trained_in": trained.get(policy),
+            "updates": None if line is None else len(line),
+        }
+
+
+def _described(artifact: Artifact) -> dict[str, Any]:
+    manifest = artifact.manifest
+    return {
+        "round": manifest.round,
+        "asset": manifest.asset,
+        "data_version": manifest.data_version,
+        "config_hash": manifest.config_hash,
+        "code_version": manifest.code_version,
+        "seconds": manifest.measurements.get("seconds"),
+        "tokens": manifest.measurements.get("tokens"),
+        **{name: json.dumps(getattr(manifest, name)) for name in ("files", "parents", "facts")},
+    }
+
+
+def _ledger(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, inventory: Inventory) -> None:
+    """The ledger as it was last written, or read from the reports where that is missing or behind."""
+    path = store.folder / "ledger.parquet"
+    measured = {str(key) for key, _ in inventory.facts("eval_report")}
+    if _written(path) >= measured and path.is_file():
+        connection.execute(f"CREATE VIEW ledger AS SELECT * FROM read_parquet({quoted([path])})")
+    else:
+        _table(connection, "ledger", LEDGER, read_ledger(store).to_dicts())
+
+
+def _written(path: Path) -> set[str]:
+    """The rounds of a ledger that was written by this version; none where it cannot be read."""
+    try:
+        if pl.read_parquet_schema(path) != LEDGER:
+            return set()
+        return set(pl.read_parquet(path, columns=["round"])["round"])
+    except (OSError, pl.exceptions.PolarsError):
+        return set()
+
+
+def quoted(values: Iterable[object]) -> str:
+    """The values as SQL text literals, with commas between; NULL where there are none."""
+    return ", ".join("'" + str(value).replace("'", "''") + "'" for value in values) or "NULL"

@@ -65,7 +65,10 @@ def test_an_accepted_refined_output_is_followed_into_the_next_round(two_rounds: 
     offered = two_rounds.store.open(_FIRST, "refined_outputs").table("offered_samples", SAMPLES)
     events = trace(two_rounds.store, offered["sample_id"][0]).events
     assert "accepted for the next corpus" in told(events, "refined_outputs")
-    assert "drawn from the checkpoint of tiny/0000" in told(events, "generated_corpus")
+    assert "drawn from the checkpoint of tiny/0000" in told(events, "refined_outputs")
+    assert "taken into the corpus from what refined_outputs of tiny/0000 accepted" in told(
+        events, "generated_corpus"
+    )
     assert {event.round for event in events} == {str(_FIRST), str(_SECOND)}
 
 
@@ -76,7 +79,7 @@ def test_a_task_tells_its_samples_and_which_were_selected(two_rounds: Home) -> N
     found = trace(two_rounds.store, chosen["task_id"])
     assert found.kind == "task"
     assert all(
-        f"sample {id_}, reward" in told(found.events, "generated_corpus")
+        f"sample {id_} (unaided), reward" in told(found.events, "generated_corpus")
         for id_ in samples.filter(pl.col("task_id") == chosen["task_id"])["sample_id"]
     )
     assert f"sample {chosen['sample_id']} was selected" in told(found.events, "selected_subset")
