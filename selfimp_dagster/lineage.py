@@ -1,15 +1,18 @@
 """The store as SQL: every table of every round as a DuckDB view over its Parquet files, and the manifests."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
 
-from selfimp_dagster.inventory import Inventory, take_inventory
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.records import (
@@ -24,7 +27,7 @@ from selfimp_dagster.records import (
     TRAINING,
     TRAINING_CURVE,
 )
-from selfimp_dagster.store import Artifact, ArtifactStore
+from selfimp_dagster.store import Artifact, ArtifactStore, write_error
 
 _VIEWS = {
     ("generated_corpus", "tasks"): ("tasks", TASKS),
@@ -93,7 +96,14 @@ WITH RECURSIVE line(round, ancestor, steps) AS (
 FROM line
 """
 
+LISTING = """
+SELECT table_name AS "view", string_agg(column_name, ', ' ORDER BY ordinal_position) AS columns
+FROM information_schema.columns GROUP BY ALL ORDER BY ALL
+"""
+"""The query that lists the views."""
+
 _MEMORY = "1GB"
+_BATCH = 10_000  # rows of a result that are in memory at once
 _SQL_TYPES: dict[object, str] = {
     pl.String(): "VARCHAR",
     pl.Float64(): "DOUBLE",
@@ -117,6 +127,63 @@ def connect(store: ArtifactStore, inventory: Inventory | None = None) -> duckdb.
     connection.execute(_LINES)
     _ledger(connection, store, inventory)
     return connection
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a query, and the inventory of what it was asked of."""
+
+    inventory: Inventory
+    columns: tuple[str, ...]
+    _first: list[tuple[Any, ...]]
+    _result: duckdb.DuckDBPyConnection
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """All rows, once, a batch at a time."""
+        batch = self._first
+        while batch:
+            yield from batch
+            batch = self._result.fetchmany(_BATCH)
+
+
+def ask(store: ArtifactStore, query: str, into: Path | None = None) -> Answer:
+    """The answer of the store to a query; with `into` it is written into that Parquet file.
+
+    A query that fails because a table was damaged is asked again of the tables that are what was written.
+
+    Raises:
+        SelfimpError: the query is wrong, or what can be read of the store cannot answer it.
+    """
+    inventory = take_inventory(store)
+    try:
+        try:
+            return _asked(store, inventory, query, into)
+        except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
+            raise
+        except duckdb.Error:
+            checked = verified(inventory)
+            if checked.gaps == inventory.gaps:
+                raise
+            return _asked(store, checked, query, into)
+    except duckdb.Error as error:
+        raise SelfimpError(str(error), where="query", fix="`selfimp sql` lists views and columns") from error
+
+
+def _asked(store: ArtifactStore, inventory: Inventory, query: str, into: Path | None) -> Answer:
+    connection = connect(store, inventory)
+    if into is None:
+        result = connection.execute(query)
+        columns = tuple(column[0] for column in result.description or ())
+        return Answer(inventory, columns, result.fetchmany(_BATCH), result)
+    partial = into.with_name(f".{into.name}.partial")
+    try:
+        connection.execute(f"COPY ({query.rstrip().rstrip(';')}) TO {quoted([partial])} (FORMAT parquet)")
+        os.replace(partial, into)
+    except OSError as error:
+        raise write_error(error, into) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return Answer(inventory, (), [], connection)
 
 
 def table_views(inventory: Inventory) -> duckdb.DuckDBPyConnection:

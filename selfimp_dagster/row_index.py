@@ -1,8 +1,8 @@
 """Which rounds mention an id: a cache beside the artifacts, so that one row is found among millions.
 
-A block of the index covers a run of rounds of one campaign and is a Parquet file of (id, view, in_round), sorted
-by id. It carries the hash of the data versions that it was made from; a block whose rounds have changed is made
-again by whoever asks next, and the whole folder can be deleted at any time.
+A block of the index covers a run of rounds of one campaign and is a Parquet file of (id, view, in_round),
+sorted by id. It carries the hash of the data versions that it was made from; a block whose rounds have
+changed is made again by whoever asks next, and the whole folder can be deleted at any time.
 """
 
 import os

@@ -40,8 +40,8 @@ _HELP = {"SE": "unaided", "R": "with the right answer shown", "I": "interacting"
 class Event:
     """One thing that happened to a row: in which round, in which stage's artifact, in words and as data.
 
-    `kind` is what happened (task, sample, ancestry, reward, refinement, selection, copy, descendant, training,
-    verdict, answers, descent, item, answer, decontamination); events of one kind have the same `fields`.
+    `kind` is what happened: task, sample, ancestry, reward, refinement, selection, copy, descendant,
+    training, verdict, answers, descent, item, answer, or decontamination. `fields` is the row that says so.
     """
 
     round: str
@@ -193,7 +193,7 @@ class _Story:
                 f"{step['step']}: {fate}, {step['reason']}",
                 evidence=_read(step),
             )
-        for copy in self._dropped_for("duplicate_of"):
+        for copy in self._dropped_for("copies", "duplicate_of"):
             yield _event(
                 copy,
                 "selected_subset",
@@ -277,7 +277,7 @@ class _Story:
                 f"in {answer['suite']}: {answer['response']!r}" + (f" ({notes})" if notes else ""),
                 change=change,
             )
-        for row in self._dropped_for("item_id"):
+        for row in self._dropped_for("contamination", "item_id"):
             yield _event(
                 row,
                 "selected_subset",
@@ -371,10 +371,11 @@ class _Story:
                 f"(flip {row['flip']}, agreement {row['agreement']:.2f}), {accepted}",
             )
 
-    def _dropped_for(self, field: str) -> Iterator[Row]:
+    def _dropped_for(self, view: str, field: str) -> Iterator[Row]:
         """Selection steps that dropped a row because of this one, named so in their evidence."""
         for row in self._rows(
-            "SELECT * FROM selection WHERE NOT kept AND contains(evidence, ?) ORDER BY in_round, sample_id",
+            f"SELECT * FROM selection WHERE in_round IN ({quoted(self._rounds_with(view))}) AND NOT kept "
+            "AND contains(evidence, ?) ORDER BY in_round, sample_id",
             self._id,
         ):
             evidence = _read(row)
@@ -383,6 +384,8 @@ class _Story:
 
     def _descendants(self) -> Iterator[Event]:
         """Tasks and samples that were made from this row."""
+        if not self._rounds_with("descendants"):
+            return
         for kind, view, stage, condition in (
             ("sample", "samples", "generated_corpus", "parent_sample_id = ?"),
             ("sample", "refined_samples", "refined_outputs", "parent_sample_id = ?"),
