@@ -317,7 +317,7 @@ def _ledger(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, invento
     if _written(path) >= measured and path.is_file():
         connection.execute(f"CREATE VIEW ledger AS SELECT * FROM read_parquet({quoted([path])})")
     else:
-        _table(connection, "ledger", LEDGER, read_ledger(store).to_dicts())
+        _table(connection, "ledger", LEDGER, read_ledger(store, unreadable=[]).to_dicts())
 
 
 def _written(path: Path) -> set[str]:

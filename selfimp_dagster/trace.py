@@ -41,7 +41,8 @@ class Event:
     """One thing that happened to a row: in which round, in which stage's artifact, in words and as data.
 
     `kind` is what happened: task, sample, ancestry, reward, refinement, selection, copy, descendant,
-    training, verdict, answers, descent, item, answer, or decontamination. `fields` is the row that says so.
+    training, verdict, answers, descent, item, answer, rewording, or decontamination. `fields` is the row
+    that says so.
     """
 
     round: str
@@ -276,6 +277,16 @@ class _Story:
                 f"{answer['arm']} ({self._weights(answer['policy_hash'])}) scored {answer['score']:g} "
                 f"in {answer['suite']}: {answer['response']!r}" + (f" ({notes})" if notes else ""),
                 change=change,
+            )
+        for asked in self._rows(
+            "SELECT * FROM rewordings WHERE item_id = ? ORDER BY in_round, arm DESC, wording", self._id
+        ):
+            yield _event(
+                asked,
+                EVALUATION,
+                "rewording",
+                f"{asked['arm']} scored {asked['score']:g} in the wording {asked['wording']}: "
+                f"{asked['response']!r}",
             )
         for row in self._dropped_for("contamination", "item_id"):
             yield _event(
