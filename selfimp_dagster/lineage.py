@@ -200,30 +200,33 @@ def table_views(inventory: Inventory) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def updates_behind(inventory: Inventory) -> dict[str, tuple[str, ...] | None]:
-    """The rounds whose updates lead from the base model to trained weights, by the hash of the weights.
+@dataclass(frozen=True)
+class Descent:
+    """Where weights come from: the round that trained them (none: a base model), and the updates behind them.
 
-    None where a round between is gone.
+    `updates` are the rounds whose checkpoints lead from the base model to these weights; none where a round
+    between is gone.
     """
-    made_in: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for key, facts in inventory.facts("checkpoint"):
-        made_in.setdefault(facts["policy_hash"], (str(key), facts))
-    bases = {
-        facts["policy_hash"]
-        for _, facts in inventory.facts("incumbent_policy")
-        if facts["weights_round"] is None
-    }
-    lines: dict[str, tuple[str, ...] | None] = {}
-    for policy, (round_, facts) in made_in.items():  # in the order of rounds: parents before children
-        before = facts["parent_policy_hash"]
-        if policy in (before, *bases):  # the update changed nothing
-            continue
-        if before in bases or facts.get("trained_from") == "base":
-            lines[policy] = (round_,)
-        else:
-            line = lines.get(before)
-            lines[policy] = None if line is None else (*line, round_)
-    return lines
+
+    trained_in: str | None
+    updates: tuple[str, ...] | None
+
+
+def descents(inventory: Inventory) -> dict[str, Descent]:
+    """Where every set of weights that the store mentions comes from, by its hash."""
+    known: dict[str, Descent] = {}
+    for held in inventory.artifacts.values():  # by number: weights before what was trained from them
+        if "incumbent_policy" in held:
+            start = held["incumbent_policy"].facts
+            origin = start["weights_round"]
+            known.setdefault(start["policy_hash"], Descent(origin, () if origin is None else None))
+        if "checkpoint" in held:
+            manifest = held["checkpoint"].manifest
+            before = known.get(manifest.facts["parent_policy_hash"], Descent(None, None))
+            updates = () if manifest.facts.get("trained_from") == "base" else before.updates
+            line = None if updates is None else (*updates, manifest.round)
+            known.setdefault(manifest.facts["policy_hash"], Descent(manifest.round, line))
+    return known
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, schema: pl.Schema, paths: Sequence[Path]) -> None:
@@ -283,16 +286,11 @@ def _seed(start: Artifact) -> int | None:
 
 
 def _policies(inventory: Inventory) -> Iterator[dict[str, Any]]:
-    lines = updates_behind(inventory)
-    for _, facts in inventory.facts("incumbent_policy"):
-        if facts["weights_round"] is None:
-            lines.setdefault(facts["policy_hash"], ())
-    trained = {facts["policy_hash"]: str(key) for key, facts in inventory.facts("checkpoint")}
-    for policy, line in lines.items():
+    for policy, descent in descents(inventory).items():
         yield {
             "policy_hash": policy,
-            "trained_in": trained.get(policy),
-            "updates": None if line is None else len(line),
+            "trained_in": descent.trained_in,
+            "updates": None if descent.updates is None else len(descent.updates),
         }
 
 
@@ -325,7 +323,7 @@ def _written(path: Path) -> set[str]:
     try:
         if pl.read_parquet_schema(path) != LEDGER:
             return set()
-        return set(pl.read_parquet(path, columns=["round"])["round"])
+        return set(pl.read_parquet(path, columns=["round"], glob=False)["round"])
     except (OSError, pl.exceptions.PolarsError):
         return set()
 

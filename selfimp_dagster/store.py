@@ -79,7 +79,7 @@ class Artifact:
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
         """The Parquet table `name`, checked against its schema."""
         path = self.folder / f"{name}.parquet"
-        return check_schema(pl.read_parquet(path), schema, where=str(path))
+        return check_schema(pl.read_parquet(path, glob=False), schema, where=str(path))
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text())

@@ -12,7 +12,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.inventory import Gap, Inventory, take_inventory, verified
 from selfimp_dagster.lifecycle.evaluation.report import ASSET as EVALUATION
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.lineage import quoted, table_views, updates_behind
+from selfimp_dagster.lineage import Descent, descents, quoted, table_views
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.row_index import Mention, RowIndex
 from selfimp_dagster.store import ArtifactStore
@@ -131,13 +131,12 @@ class _Story:
         self._index, self._inventory, self._id = index, inventory, id_
         self._rounds: set[str] = set()
         self._mentions = self._cover([id_])
-        self._trained = {facts["policy_hash"]: str(key) for key, facts in inventory.facts("checkpoint")}
         self._started: dict[str, list[str]] = defaultdict(
             list
         )  # weights to the rounds that started from them
         for key, facts in inventory.facts("incumbent_policy"):
             self._started[facts["policy_hash"]].append(str(key))
-        self._updates = updates_behind(inventory)
+        self._descents = descents(inventory)
 
     def _cover(self, ids: Collection[str]) -> list[Mention]:
         """The mentions of these ids; the views hold the rounds of all of them from now on."""
@@ -312,7 +311,7 @@ class _Story:
         """How much of what a sample rests on was made by a model."""
         parents = self._parents(sample)
         tasks = self._task_ancestors(task)
-        updates = self._updates.get(sample["policy_hash"], ())
+        updates = self._descents.get(sample["policy_hash"], Descent(None, None)).updates
         if updates is None:
             line = "weights whose line from the base model is broken, since a round between is gone"
         elif updates:
@@ -493,12 +492,12 @@ class _Story:
             )
 
     def _weights(self, policy_hash: str) -> str:
-        origin = self._trained.get(policy_hash)
-        if origin:
-            return f"the checkpoint of {origin}"
-        if policy_hash in self._started:
+        descent = self._descents.get(policy_hash)
+        if descent is None:
+            return f"weights {policy_hash[:16]}, of which the store has no record"
+        if descent.trained_in is None:
             return f"the base model {policy_hash[:16]}"
-        return f"weights {policy_hash[:16]}, of which the store has no record"
+        return f"the checkpoint of {descent.trained_in}"
 
     def _rows(self, query: str, *values: str) -> list[Row]:
         result = self._connection.execute(query, list(values))

@@ -129,5 +129,5 @@ def status(
         console.print(f"{name}: {following.key} {verb}. {following.decision.reason}")
     gaps = take_inventory(store).gaps
     print_gaps([gap for gap in gaps if campaign in (None, RoundKey.parse(gap.round).campaign)])
-    for error in unreadable:
-        errors.print(f"[yellow]left out[/yellow] {escape(str(error))}", highlight=False, soft_wrap=True)
+    for reason in unreadable:
+        errors.print(f"[yellow]left out[/yellow] {escape(str(reason))}", highlight=False, soft_wrap=True)
