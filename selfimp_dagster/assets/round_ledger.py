@@ -3,8 +3,8 @@ import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.eval_report import eval_report
-from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
 from selfimp_dagster.pictures import (
