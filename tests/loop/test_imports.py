@@ -11,6 +11,7 @@ _LIBRARY = (
     "engines.pool",
     "engines.transformers_engine",
     "errors",
+    "inventory",
     "lifecycle.acquisition.stage",
     "lifecycle.evaluation.stage",
     "lifecycle.ledger",
@@ -22,10 +23,12 @@ _LIBRARY = (
     "models.source",
     "records",
     "registry",
+    "row_index",
     "settings",
     "store",
     "tasks.pools",
     "tasks.verifiers",
+    "trace",
 )
 
 
