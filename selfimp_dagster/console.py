@@ -1,5 +1,8 @@
-"""Tables for people at a terminal."""
+"""Tables for people at a terminal, and for programs behind it."""
 
+import csv
+import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,11 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from selfimp_dagster.inventory import Gap
 from selfimp_dagster.lifecycle.evaluation.dimensions import ARMS, MEASURES
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.round_tree import lines
 
 console = Console()
+errors = Console(stderr=True)
+
+_GAPS_SHOWN = 10
 
 
 def print_ledger(ledger: pl.DataFrame) -> None:
@@ -76,6 +83,38 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str 
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     console.print(table)
+
+
+def text(value: Any) -> str:
+    """A value of a query's result as one reads it: nothing for null, JSON for lists and structures."""
+    if value is None:
+        return ""
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
+
+
+def write_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows on standard output, as they come."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([text(value) for value in row] for row in rows)
+
+
+def write_json(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A JSON array of objects on standard output, one object a line, as they come."""
+    separator = "[\n"
+    for row in rows:
+        line = json.dumps(dict(zip(header, row, strict=True)), default=str, ensure_ascii=False)
+        sys.stdout.write(separator + line)
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def print_gaps(gaps: Sequence[Gap]) -> None:
+    """What the store lacks, on standard error: one line each, at most ten and how many more."""
+    for gap in gaps[:_GAPS_SHOWN]:
+        errors.print(f"[yellow]missing[/yellow] {escape(str(gap))}", highlight=False, soft_wrap=True)
+    if len(gaps) > _GAPS_SHOWN:
+        errors.print(f"... and {len(gaps) - _GAPS_SHOWN} more gaps in the store", highlight=False)
 
 
 def _table(*header: str, title: str | None = None) -> Table:

@@ -11,8 +11,10 @@ from importlib.util import find_spec
 import psutil
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.inventory import take_inventory
 from selfimp_dagster.models.embedded import embedded_gguf
 from selfimp_dagster.settings import Settings
+from selfimp_dagster.store import ArtifactStore
 
 _PACKAGES = (
     "selfimp-dagster",
@@ -57,6 +59,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "home", True, str(settings.home) + ("" if settings.home.exists() else " (made by the first run)")
     )
+    yield _store(settings)
     for package in _PACKAGES:
         try:
             yield Finding(f"version {package}", True, version(package))
@@ -70,6 +73,16 @@ def _disk(settings: Settings) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
     return Finding("disk", free >= _FREE_GIB, f"{free:.1f} GiB free under {folder} (a round needs about 2)")
+
+
+def _store(settings: Settings) -> Finding:
+    inventory = take_inventory(ArtifactStore(settings.store))
+    rounds, damage = len(inventory.artifacts), inventory.damage
+    if damage:
+        return Finding(
+            "store", False, f"{rounds} rounds, {len(damage)} gaps (`selfimp status` names them): {damage[0]}"
+        )
+    return Finding("store", True, f"{rounds} rounds, nothing missing")
 
 
 def _torch() -> Iterator[Finding]:

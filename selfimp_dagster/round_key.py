@@ -23,15 +23,21 @@ class RoundKey:
         Raises:
             SelfimpError: the text is not a round key.
         """
-        match = _ROUND_KEY.fullmatch(text)
-        if match is None:
+        key = cls.match(text)
+        if key is None:
             raise SelfimpError(
                 f"{text!r} is not a round",
                 where="partition key",
                 fix="write <campaign>/<four digits>, for example arithmetic/0000 "
                 "(campaign: lower-case letters, digits and dashes)",
             )
-        return cls(match.group(1), int(match.group(2)))
+        return key
+
+    @classmethod
+    def match(cls, text: str) -> "RoundKey | None":
+        """The round of that name, or none where the text names no round."""
+        match = _ROUND_KEY.fullmatch(text)
+        return None if match is None else cls(match.group(1), int(match.group(2)))
 
     @property
     def next(self) -> "RoundKey":

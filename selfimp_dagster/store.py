@@ -50,6 +50,7 @@ class _Versioned(BaseModel):
     """What a manifest of any format says."""
 
     format: int
+    code_version: str = "unknown"
 
 
 class Artifact:
@@ -78,7 +79,7 @@ class Artifact:
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
         """The Parquet table `name`, checked against its schema."""
         path = self.folder / f"{name}.parquet"
-        return check_schema(pl.read_parquet(path), schema, where=str(path))
+        return check_schema(pl.read_parquet(path, glob=False), schema, where=str(path))
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text())
@@ -175,28 +176,10 @@ class ArtifactStore:
         Raises:
             SelfimpError: it is missing, unreadable, of another format, or altered since it was written.
         """
-        root = self._root(key, asset)
-        where = f"{key} {asset}"
-        again = f"materialize {asset} of {key} again"
-        path = root / MANIFEST
-        if not path.is_file():
-            raise SelfimpError(
-                "there is no such artifact in the store",
-                where=where,
-                fix=f"materialize {asset} of {key} first (store: {self.folder})",
-            )
-        content = path.read_bytes()
-        try:
-            written = _Versioned.model_validate_json(content).format
-            manifest = Manifest.model_validate_json(content) if written == FORMAT else None
-        except ValidationError as error:
-            raise SelfimpError(f"unreadable manifest: {error}", where=str(path), fix=again) from error
-        if manifest is None:
-            raise SelfimpError(
-                f"the artifact has format {written}, this version reads {FORMAT}", where=where, fix=again
-            )
-        artifact = Artifact(manifest, root)
+        manifest = self.manifest(key, asset)
+        artifact = Artifact(manifest, self._root(key, asset))
         if verify:
+            where, again = f"{key} {asset}", _again(key, asset)
             for name, expected in manifest.files.items():
                 file = artifact.folder / name
                 if not file.is_file():
@@ -207,13 +190,73 @@ class ArtifactStore:
                     )
         return artifact
 
+    def manifest(self, key: RoundKey, asset: str) -> Manifest:
+        """What the store says of an artifact; its files are not looked at.
+
+        Raises:
+            SelfimpError: it is missing, unreadable, of another format, or that of another artifact.
+        """
+        where = f"{key} {asset}"
+        path = self._root(key, asset) / MANIFEST
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise SelfimpError(
+                "there is no such artifact in the store",
+                where=where,
+                fix=f"materialize {asset} of {key} first (store: {self.folder})",
+            ) from None
+        except OSError as error:
+            raise SelfimpError(
+                f"unreadable manifest: {error.strerror}", where=str(path), fix=_again(key, asset)
+            ) from error
+        try:
+            written = _Versioned.model_validate_json(content)
+            if written.format != FORMAT:
+                raise _other_format(written, key, asset)
+            manifest = Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise SelfimpError(
+                f"unreadable manifest: {_first_problem(error)}", where=str(path), fix=_again(key, asset)
+            ) from error
+        if (manifest.round, manifest.asset) != (str(key), asset):
+            raise SelfimpError(
+                f"the manifest is that of {manifest.asset} of {manifest.round}",
+                where=str(path),
+                fix="move the folder back to where it was copied from",
+            )
+        return manifest
+
     def rounds(self, campaign: str | None = None) -> Iterator[RoundKey]:
-        """Rounds that have any artifact, in order."""
+        """Rounds that have a folder, in order; folders that are named like no round are none."""
         for folder in sorted(self.folder.glob(f"{campaign or '*'}/[0-9][0-9][0-9][0-9]")):
-            yield RoundKey.parse(f"{folder.parent.name}/{folder.name}")
+            key = RoundKey.match(f"{folder.parent.name}/{folder.name}")
+            if key is not None:
+                yield key
 
     def _root(self, key: RoundKey, asset: str) -> Path:
-        return self.folder / key.campaign / f"{key.number:04d}" / asset
+        return self.folder / f"{key}/{asset}"
+
+
+def _again(key: RoundKey, asset: str) -> str:
+    return f"materialize {asset} of {key} again, or copy its folder back from a backup"
+
+
+def _other_format(written: _Versioned, key: RoundKey, asset: str) -> SelfimpError:
+    made_by = f"selfimp_dagster {written.code_version}, which made it"
+    return SelfimpError(
+        f"the artifact has format {written.format}, this version reads {FORMAT}",
+        where=f"{key} {asset}",
+        fix=f"install {made_by}, or a newer one"
+        if written.format > FORMAT
+        else f"materialize {asset} of {key} again, or read it with {made_by}",
+    )
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
 
 
 def write_parquet(path: Path, table: pl.DataFrame) -> None:

@@ -3,6 +3,7 @@ import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.eval_report import eval_report
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
@@ -25,15 +26,21 @@ from selfimp_dagster.round_tree import change
     kinds={"duckdb", "parquet"},
     code_version=__version__,
 )
-def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
-    """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost."""
+def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource) -> dg.MaterializeResult:
+    """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost.
+
+    Rounds that cannot be read, since the store was damaged, are left out and named.
+    """
+    unreadable: list[SelfimpError] = []
     with readable_failures():
-        ledger = read_ledger(workbench.artifacts)
+        ledger = read_ledger(workbench.artifacts, unreadable=unreadable)
         path = write_ledger(workbench.artifacts, ledger)
         lines = {
             line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
             for line in newest_lines(workbench.artifacts, ledger)
         }
+    for error in unreadable:
+        context.log.warning(f"left out of the ledger: {error}")
     rows = ledger.to_dicts()
     parents = {row["round"]: row for row in rows}
     told = ledger.select("round", "verdict", "decision").with_columns(
@@ -45,6 +52,7 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
         metadata={
             "dagster/row_count": ledger.height,
             "round_tree": picture(round_tree(rows), "tree of rounds"),
+            "rounds_left_out": dg.MetadataValue.md("\n\n".join(map(str, unreadable)) or "none"),
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
             "cost_over_rounds": picture(cost_over_rounds(rows), "cost over rounds"),
             **{

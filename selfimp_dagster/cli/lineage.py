@@ -1,12 +1,17 @@
 """Lineage: where rounds and rows came from, and what came of them."""
 
-from typing import Annotated
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from selfimp_dagster.cli.app import app
-from selfimp_dagster.console import console, print_rows
+from selfimp_dagster.console import console, errors, print_gaps, print_rows, text, write_csv, write_json
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.comparison import SkillDifference
 from selfimp_dagster.lifecycle.evaluation.comparison import compare as compare_rounds
@@ -14,7 +19,12 @@ from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
 
+if TYPE_CHECKING:
+    from selfimp_dagster.trace import Event
+
 _PANEL = "Lineage"
+_ROWS_SHOWN = 200
+_EVENTS_SHOWN = 12  # of one kind
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -22,27 +32,34 @@ def sql(
     query: Annotated[
         str | None, typer.Argument(help="SQL over the views; without it the views are listed.")
     ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all rows as CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all rows as a JSON array.")] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write all rows into this Parquet file.")] = None,
 ) -> None:
     """Ask the artifact store with SQL (DuckDB): tasks, samples, rewards, selection, evaluations, ..."""
-    import duckdb
+    from selfimp_dagster.lineage import LISTING, ask
 
-    from selfimp_dagster.lineage import connect
-
-    connection = connect(ArtifactStore(settings().store))
-    if query is None:
-        print_rows(
-            ("view", "columns"),
-            connection.execute(
-                "SELECT table_name, string_agg(column_name, ', ' ORDER BY ordinal_position) "
-                "FROM information_schema.columns GROUP BY table_name ORDER BY table_name"
-            ).fetchall(),
-        )
+    if csv + as_json + (parquet is not None) > 1:
+        raise SelfimpError("several outputs", where="sql", fix="choose one of --csv, --json and --parquet")
+    store = ArtifactStore(settings().store)
+    if parquet is not None:
+        answer = ask(store, query or LISTING, into=parquet)
+        print_gaps(answer.inventory.damage)
+        console.print(f"Wrote {parquet}.", highlight=False)
         return
-    try:
-        result = connection.execute(query)
-        print_rows([column[0] for column in result.description or ()], result.fetchall())
-    except duckdb.Error as error:
-        raise SelfimpError(str(error), where="query", fix="`selfimp sql` lists views and columns") from error
+    answer = ask(store, query or LISTING)
+    print_gaps(answer.inventory.damage)
+    if csv:
+        write_csv(answer.columns, answer.rows())
+    elif as_json:
+        write_json(answer.columns, answer.rows())
+    else:
+        shown = list(islice(answer.rows(), _ROWS_SHOWN + 1))
+        print_rows(answer.columns, ([escape(text(value)) for value in row] for row in shown[:_ROWS_SHOWN]))
+        if len(shown) > _ROWS_SHOWN:
+            errors.print(
+                f"These are the first {_ROWS_SHOWN} rows; --csv, --json or --parquet FILE gives all of them."
+            )
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -90,13 +107,38 @@ def trace(
             metavar="ID", help="Of a task, a sample or an evaluation item; its beginning will do."
         ),
     ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all events with all fields.")] = False,
 ) -> None:
     """Tell where one row came from and what came of it: weights, prompt, rewards, selection, training."""
     from selfimp_dagster.trace import trace as history
 
-    found = history(ArtifactStore(settings().store), id_)
-    print_rows(
-        ("round", "stage", "what"),
-        ((event.round, event.stage, escape(event.what)) for event in found.events),
-        title=f"{found.kind} {found.id}",
-    )
+    with errors.status("Looking for the row"):
+        found = history(ArtifactStore(settings().store), id_)
+    if as_json:
+        sys.stdout.write(found.as_json() + "\n")
+    else:
+        print_rows(
+            ("round", "stage", "what"),
+            ((round_, stage, escape(what)) for round_, stage, what in _condensed(found.events)),
+            title=f"{found.kind} {found.id}",
+        )
+    print_gaps(found.gaps)
+
+
+def _condensed(events: Sequence["Event"]) -> Iterator[tuple[str, str, str]]:
+    """Round, stage and sentence of every event; of each kind only the first few, and how many follow."""
+    counts = Counter(event.kind for event in events)
+    last = {event.kind: event for event in events}
+    told: Counter[str] = Counter()
+    for event in events:
+        told[event.kind] += 1
+        more = counts[event.kind] - _EVENTS_SHOWN
+        if told[event.kind] <= _EVENTS_SHOWN:
+            yield event.round, event.stage, event.what
+        elif told[event.kind] == _EVENTS_SHOWN + 1:
+            until = last[event.kind].round
+            yield (
+                event.round,
+                event.stage,
+                f"... and {more} more like it ({event.kind}), until {until}",
+            )

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 import yaml
+from rich.markup import escape
 
 from selfimp_dagster.campaign import merged
 from selfimp_dagster.cli.app import CampaignName, app
-from selfimp_dagster.console import console, print_dimensions, print_ledger
+from selfimp_dagster.console import console, errors, print_dimensions, print_gaps, print_ledger
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.inventory import take_inventory
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
@@ -107,16 +109,25 @@ def status(
     """
     where = settings()
     store = ArtifactStore(where.store)
-    ledger = read_ledger(store, campaign)
+    unreadable: list[SelfimpError] = []
+    ledger = read_ledger(store, campaign, unreadable)
     if ledger.is_empty():
         console.print("No round is finished yet. Start one: selfimp run CAMPAIGN")
     else:
         print_ledger(ledger)
     for name in sorted({key.campaign for key in store.rounds(campaign)}):
         finished = ledger.filter(pl.col("round").str.starts_with(f"{name}/"))["round"].to_list()
-        newest = dimensions_of(store, [RoundKey.parse(key) for key in finished[-1:]])
-        if not newest.is_empty():
-            print_dimensions(newest, title=f"Dimensions of {finished[-1]} (95 % interval)")
-        following = next_round(store, where.campaigns, name)
+        try:
+            newest = dimensions_of(store, [RoundKey.parse(key) for key in finished[-1:]])
+            if not newest.is_empty():
+                print_dimensions(newest, title=f"Dimensions of {finished[-1]} (95 % interval)")
+            following = next_round(store, where.campaigns, name)
+        except SelfimpError as error:
+            console.print(f"{name}: what comes next is not known. {error}", highlight=False)
+            continue
         verb = "next" if following.decision.proceed else "would be next"
         console.print(f"{name}: {following.key} {verb}. {following.decision.reason}")
+    gaps = take_inventory(store).gaps
+    print_gaps([gap for gap in gaps if campaign in (None, RoundKey.parse(gap.round).campaign)])
+    for reason in unreadable:
+        errors.print(f"[yellow]left out[/yellow] {escape(str(reason))}", highlight=False, soft_wrap=True)

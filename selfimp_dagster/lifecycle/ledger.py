@@ -8,9 +8,10 @@ from typing import Any
 
 import polars as pl
 
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import decide
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
-from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.records import frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore, write_parquet
@@ -50,9 +51,17 @@ LEDGER = pl.Schema(
 )
 
 
-def read_ledger(store: ArtifactStore, campaign: str | None = None) -> pl.DataFrame:
-    """A row of LEDGER for each round that has an evaluation report, in the order of the rounds."""
-    return _ledger(store, (key for key in store.rounds(campaign) if store.has(key, ASSET)))
+def read_ledger(
+    store: ArtifactStore, campaign: str | None = None, unreadable: list[SelfimpError] | None = None
+) -> pl.DataFrame:
+    """A row of LEDGER for each round that has an evaluation report, in the order of the rounds.
+
+    With `unreadable`, rounds that cannot be read are left out and their errors put there.
+
+    Raises:
+        SelfimpError: a round cannot be read and `unreadable` is not given.
+    """
+    return _ledger(store, (key for key in store.rounds(campaign) if store.has(key, ASSET)), unreadable)
 
 
 def read_line(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
@@ -103,14 +112,23 @@ def _anchor(row: Mapping[str, Any]) -> float:
     return -1.0 if accuracy is None else accuracy  # a campaign need not have anchor items
 
 
-def _ledger(store: ArtifactStore, keys: Iterable[RoundKey]) -> pl.DataFrame:
+def _ledger(
+    store: ArtifactStore, keys: Iterable[RoundKey], unreadable: list[SelfimpError] | None = None
+) -> pl.DataFrame:
     """The rows of these rounds; every report is read once, however many lines its round is on."""
 
     @cache
     def report(round_: str) -> EvalReport:
         return read_report(store, RoundKey.parse(round_))
 
-    rows = [_row(store, key, report) for key in keys]
+    rows = []
+    for key in keys:
+        try:
+            rows.append(_row(store, key, report))
+        except SelfimpError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
     champion = champions(rows)
     return frame(({**row, "champion": row["round"] in champion} for row in rows), LEDGER)
 
@@ -118,8 +136,6 @@ def _ledger(store: ArtifactStore, keys: Iterable[RoundKey]) -> pl.DataFrame:
 def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalReport]) -> dict[str, Any]:
     policy, _ = read_policy(store, key)
     report = report_of(policy.round)
-    history = [report_of(ancestor).summary for ancestor in (*policy.ancestors, policy.round)]
-    decision = decide(history, policy.campaign.continuation, policy.campaign.skill_weights)
     return {
         "round": str(key),
         "parent": policy.parent,
@@ -130,7 +146,7 @@ def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalRep
         "p_value": report.verdict.p_value,
         "alpha": report.verdict.alpha,
         "verdict": " ".join(report.verdict.reasons),
-        "decision": decision.reason,
+        "decision": _decision(policy, report_of),
         "directives": "[" + ",".join(d.model_dump_json() for d in policy.directives) + "]",
         "tokens": report.summary.tokens,
         "seconds": report.summary.seconds,
@@ -139,6 +155,14 @@ def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalRep
         "checkpoint_hash": store.open(key, "checkpoint", verify=False).facts["policy_hash"],
         "fingerprint": report.fingerprint,
     }
+
+
+def _decision(policy: Policy, report_of: Callable[[str], EvalReport]) -> str:
+    try:
+        history = [report_of(round_).summary for round_ in (*policy.ancestors, policy.round)]
+    except SelfimpError as error:  # of an ancestor: what the round itself measured is known
+        return f"Not known: {error.where}: {error.what}."
+    return decide(history, policy.campaign.continuation, policy.campaign.skill_weights).reason
 
 
 def _scores(report: EvalReport) -> dict[str, float | None]:

@@ -92,8 +92,8 @@ class DurableSampler:
         }
 
     def _read(self) -> dict[str, dict[str, object]]:
-        files = self._folder.glob("*.parquet")
-        return _by_id(row for file in files for row in pl.read_parquet(file).iter_rows(named=True))
+        tables = (pl.read_parquet(file, glob=False) for file in self._folder.glob("*.parquet"))
+        return _by_id(row for table in tables for row in table.iter_rows(named=True))
 
     def _write(self, rows: list[dict[str, object]]) -> None:
         write_parquet(self._folder / f"{rows[0]['sample_id']}.parquet", frame(rows, SAMPLES))

@@ -227,7 +227,7 @@ def _final_answer(value: Any, pattern: str | None) -> str | None:
 def _read_records(path: Path, where: str) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         try:
-            return pl.read_parquet(path).to_dicts()
+            return pl.read_parquet(path, glob=False).to_dicts()
         except Exception as error:
             raise SelfimpError(
                 f"{path.name} cannot be read as Parquet: {error}", where=where, fix="write the file again"

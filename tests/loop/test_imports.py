@@ -11,6 +11,7 @@ _LIBRARY = (
     "engines.pool",
     "engines.transformers_engine",
     "errors",
+    "inventory",
     "lifecycle.acquisition.stage",
     "lifecycle.evaluation.stage",
     "lifecycle.ledger",
@@ -23,10 +24,12 @@ _LIBRARY = (
     "records",
     "registry",
     "round_tree",
+    "row_index",
     "settings",
     "store",
     "tasks.pools",
     "tasks.verifiers",
+    "trace",
 )
 
 
