@@ -4,12 +4,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from home import Home
 from tiny_model import build_tiny_model
 
 # A tiny model gains nothing from a second torch thread, and on a busy machine loses most of its time to it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

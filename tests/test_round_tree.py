@@ -100,7 +100,7 @@ def trees(draw: st.DrawFn) -> list[int | None]:
     return [None, *(draw(st.integers(0, number - 1)) for number in range(1, size))]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(trees())
 def test_every_round_is_in_one_line_behind_its_parent(parents: list[int | None]) -> None:
     made = rows(parents)
@@ -112,7 +112,7 @@ def test_every_round_is_in_one_line_behind_its_parent(parents: list[int | None])
         assert [line.parent, *line.rounds[:-1]] == [parent_of[key] for key in line.rounds]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(trees())
 def test_no_edge_crosses_another_line(parents: list[int | None]) -> None:
     found = lines(rows(parents))

@@ -90,7 +90,7 @@ _changes = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(earlier=_changes, later=_changes)
 def test_what_a_line_changed_is_not_changed_by_changing_it_so_again(
     campaign: Campaign, earlier: dict[str, Any], later: dict[str, Any]
@@ -101,7 +101,7 @@ def test_what_a_line_changed_is_not_changed_by_changing_it_so_again(
     assert campaign.recipe.joined_changes({}, later) == later
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(earlier=_changes, later=_changes)
 def test_changes_one_after_the_other_are_the_joined_changes(
     campaign: Campaign, earlier: dict[str, Any], later: dict[str, Any]

@@ -50,7 +50,7 @@ def keys(result: PoolDraw) -> list[str]:
     return [prompt_key(task.prompt) for task in result.tasks]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(campaign_seed=st.integers(0, 2**40), rounds=st.lists(st.integers(0, 9999), min_size=1, max_size=3))
 def test_no_prompt_is_ever_in_two_pools(campaign_seed: int, rounds: list[int]) -> None:
     drawn: dict[Pool, set[str]] = {"train": set(), "anchor": set(), "fresh": set()}
@@ -64,7 +64,7 @@ def test_no_prompt_is_ever_in_two_pools(campaign_seed: int, rounds: list[int]) -
     assert not drawn["anchor"] & drawn["fresh"]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**62), order=st.sampled_from(list(permutations(SKILLS))))
 def test_a_draw_can_be_repeated_whatever_the_order_of_the_skills(seed: int, order: tuple[str, ...]) -> None:
     assert draw("train", 20, seed) == draw("train", 20, seed, {skill: SKILLS[skill] for skill in order})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selfimp_dagster.tasks.suites import ReasoningGymSource, Task, stream_tasks
@@ -63,7 +63,6 @@ def test_the_last_line_is_the_answer_where_text_is_expected() -> None:
     assert extract_answer(" \n", expected_numeric=False) is None
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_reading_an_answer_never_fails(response: str) -> None:
     comparable_answer(file_task("7"), response)
