@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -138,8 +137,10 @@ def measured(call: Callable[[], None]) -> tuple[float, float, float]:
     """Wall and processor seconds of a call, and the peak memory (MB) of this process after it."""
     wall, processor = time.perf_counter(), time.process_time()
     call()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return time.perf_counter() - wall, time.process_time() - processor, peak
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would count the process that started this one
+    peak = int(re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)[0]) / 1024
+    return wall, processor, peak
 
 
 def drop_from_cache(store: Path) -> None:
