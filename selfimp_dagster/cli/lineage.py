@@ -3,8 +3,10 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +22,7 @@ from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
 
 if TYPE_CHECKING:
+    from selfimp_dagster.reproduce import Outcome
     from selfimp_dagster.trace import Event
 
 _PANEL = "Lineage"
@@ -97,6 +100,76 @@ def compare(
 
 def _with_interval(skill: SkillDifference) -> str:
     return f"{skill.difference:+.3f} ({skill.low:+.3f} to {skill.high:+.3f})"
+
+
+@app.command(rich_help_panel=_PANEL)
+def reproduce(
+    round_: Annotated[str, typer.Argument(metavar="ROUND", help="A round, for example arithmetic/0001.")],
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder to leave the artifacts of the second run in, as the home of a store."
+        ),
+    ] = None,
+) -> None:
+    """Run a recorded round again beside the store, and say for each artifact whether it came out the same.
+
+    Ends with exit code 0 if everything is identical, else with 1. The store is only read.
+    """
+    from selfimp_dagster.progress import TerminalProgress
+    from selfimp_dagster.reproduce import reproduce as run_again
+
+    where, key = settings(), RoundKey.parse(round_)
+    with _scratch(keep) as scratch:
+        console.rule(f"round {key} again", align="left")
+        found = run_again(
+            ArtifactStore(where.store),
+            key,
+            campaigns=where.campaigns,
+            models=where.models,
+            scratch=scratch,
+            progress=TerminalProgress(),
+        )
+    print_rows(
+        ("artifact", "again", "first difference", "recorded", "now"),
+        (row for outcome in found.outcomes for row in _outcome_rows(outcome)),
+    )
+    if found.conditions:
+        print_rows(
+            ("condition", "recorded", "now"),
+            ((c.place, c.recorded, c.now) for c in found.conditions),
+            title="What was not as it was then",
+        )
+    if not found.conditions_recorded:
+        console.print("The record does not say everything that it was made on: it is from an older version.")
+    console.print(f"[{'green' if found.identical else 'red'}]{escape(found.sentence)}", highlight=False)
+    raise typer.Exit(0 if found.identical else 1)
+
+
+@contextmanager
+def _scratch(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with TemporaryDirectory(prefix="selfimp-reproduce-") as folder:
+            yield Path(folder)
+        return
+    if keep.exists():
+        raise SelfimpError("it exists already", where=f"--keep {keep}", fix="name a folder that does not")
+    yield keep
+
+
+def _outcome_rows(outcome: "Outcome") -> Iterator[tuple[str, ...]]:
+    """The artifact with its first difference; a row more for each further file that differs."""
+    follows = f", follows from {' and '.join(outcome.follows_from)}" if outcome.follows_from else ""
+    state = f"{outcome.state}{follows}" + (f" ({outcome.note})" if outcome.note else "")
+    asset = outcome.asset
+    for difference in outcome.differences:
+        place = f"{difference.file}: {difference.place}" + (
+            f" ({difference.extent})" if difference.extent else ""
+        )
+        yield asset, state, *(escape(text) for text in (place, difference.recorded, difference.now))
+        asset = state = ""
+    if not outcome.differences:
+        yield asset, escape(state)
 
 
 @app.command(rich_help_panel=_PANEL)
