@@ -34,7 +34,7 @@ _ROW_IDS = {
 }
 """What names a row of a table; the tables in the order in which a stage makes them."""
 
-_SHOWN = 80  # characters of a value
+_SHOWN = 60  # characters of a value
 _NOTHING = "nothing"
 
 _Rows = dict[tuple[Any, ...], dict[str, Any]]

@@ -29,13 +29,17 @@ _PACKAGES = (
 def environment() -> dict[str, str]:
     """Machine, interpreter, code and packages of this process, each by name.
 
-    `code` is the hash of this package's source files: it moves where the version does not. `threads`
-    and `gpu` are there once torch is loaded: a step that does without it does not depend on them.
+    `code` is the hash of this package's source files: it moves where the version does not. `threads`,
+    `kernels` (the instructions that torch computes with) and `gpu` are there once torch is loaded: a step
+    that does without it does not depend on them.
     """
     torch = sys.modules.get("torch")
     if torch is None:
         return dict(_lasting())
-    loaded = {"threads": str(torch.get_num_threads())}
+    loaded = {
+        "threads": str(torch.get_num_threads()),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+    }
     if torch.cuda.is_available():
         loaded["gpu"] = torch.cuda.get_device_name(0)
     return {**_lasting(), **loaded}

@@ -131,14 +131,14 @@ def reproduce(
             progress=TerminalProgress(),
         )
     print_rows(
-        ("artifact", "again", "first difference", "recorded", "now"),
-        (row for outcome in found.outcomes for row in _outcome_rows(outcome)),
+        ("artifact", "again", "where it first differs"),
+        ((o.asset, _state(o), escape(_where(o))) for o in found.outcomes),
     )
     if found.conditions:
         print_rows(
             ("condition", "recorded", "now"),
             ((c.place, c.recorded, c.now) for c in found.conditions),
-            title="What was not as it was then",
+            title="Not as it was then: possible causes",
         )
     if not found.conditions_recorded:
         console.print("The record does not say everything that it was made on: it is from an older version.")
@@ -157,19 +157,21 @@ def _scratch(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _outcome_rows(outcome: "Outcome") -> Iterator[tuple[str, ...]]:
-    """The artifact with its first difference; a row more for each further file that differs."""
-    follows = f", follows from {' and '.join(outcome.follows_from)}" if outcome.follows_from else ""
-    state = f"{outcome.state}{follows}" + (f" ({outcome.note})" if outcome.note else "")
-    asset = outcome.asset
-    for difference in outcome.differences:
-        place = f"{difference.file}: {difference.place}" + (
-            f" ({difference.extent})" if difference.extent else ""
-        )
-        yield asset, state, *(escape(text) for text in (place, difference.recorded, difference.now))
-        asset = state = ""
+def _where(outcome: "Outcome") -> str:
+    """The first difference of an artifact in full, and the names of the other files that differ."""
     if not outcome.differences:
-        yield asset, escape(state)
+        return outcome.note
+    first, *others = outcome.differences
+    lines = [f"{first.file}: {first.place}", f"recorded {first.recorded}", f"now {first.now}"]
+    lines += [first.extent] if first.extent else []
+    lines += [f"also: {', '.join(other.file for other in others)}"] if others else []
+    return "\n".join([*lines, outcome.note] if outcome.note else lines)
+
+
+def _state(outcome: "Outcome") -> str:
+    if not outcome.follows_from:
+        return outcome.state
+    return f"{outcome.state}: follows from {' and '.join(outcome.follows_from)}"
 
 
 @app.command(rich_help_panel=_PANEL)
