@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from selfimp_dagster.differences import Difference, differences
+from selfimp_dagster.differences import Difference, differences, value_differences
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
@@ -20,7 +20,7 @@ from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import POLICY_FILES, file_sha256
 from selfimp_dagster.progress import Progress
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import Artifact, ArtifactStore, write_error
+from selfimp_dagster.store import Artifact, ArtifactStore, Manifest, write_error
 
 _POLICY = ("policy.json",)
 _MODEL = tuple(f"model/{pattern}" for pattern in POLICY_FILES)
@@ -191,6 +191,7 @@ def _outcome(
     found = tuple(differences(recorded[asset], made[asset]))
     if not found:
         return Outcome(asset, "identical", note="; ".join(notes))
+    notes += _other_parameters(recorded[asset].manifest, made[asset].manifest)
     notes += [
         f"recorded from another {name} than the store has now"
         for name, version in recorded[asset].manifest.parents.items()
@@ -198,6 +199,15 @@ def _outcome(
     ]
     follows = tuple(outcome.asset for outcome in before if _explains(outcome, asset))
     return Outcome(asset, "differs", found, follows, "; ".join(notes))
+
+
+def _other_parameters(recorded: Manifest, made: Manifest) -> list[str]:
+    if recorded.config_hash == made.config_hash:
+        return []
+    if recorded.config is None:
+        return ["it was made with parameters that are not the campaign's and not recorded"]
+    place, old, new = next(value_differences(recorded.config, made.config))
+    return [f"made with other parameters: {place} recorded {old}, now {new}"]
 
 
 def _explains(before: Outcome, asset: str) -> bool:
@@ -262,7 +272,7 @@ def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None
     if policy.parent is not None:
         needed.append((policy.parent, "refined_outputs"))
     if policy.weights_round is not None:
-        needed.append((policy.weights_round, "checkpoint"))
+        needed += [(policy.weights_round, asset) for asset in ("checkpoint", "refined_outputs")]
     for round_, asset in needed:
         try:
             found = store.open(RoundKey.parse(round_), asset)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from home import Home
+from home import Home, file_skill, write_tasks
 from test_cli import selfimp
 
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
@@ -84,7 +84,7 @@ def everything(folder: Path) -> dict[str, tuple[str, int]]:
 def make_again(home: Home, key: RoundKey, asset: str, edit: Callable[[Path], None], **facts: Any) -> None:
     """Replaces a recorded artifact by an edited one, whole and with its manifest."""
     artifact = home.store.open(key, asset)
-    draft = home.store.draft(key, asset, parents=artifact.manifest.parents, config={"edited": True})
+    draft = home.store.draft(key, asset, parents=artifact.manifest.parents, config=artifact.manifest.config)
     shutil.copytree(artifact.folder, draft.folder, dirs_exist_ok=True)
     edit(draft.folder)
     draft.commit(facts={**artifact.facts, **facts}, measurements=artifact.measurements)
@@ -142,6 +142,28 @@ def test_a_branch_is_reproduced_with_its_parameters_though_the_campaign_file_has
     assert finished.store.open(_THIRD, "refined_outputs").table("tasks", TASKS).height == 5
     finished.write_campaign(recipe={"optimization": {"epochs": 1}}, pools={"train": 12}, seed=99)
     assert_identical(run_again(finished, _THIRD, tmp_path / "scratch"))
+
+
+def test_relative_paths_lead_where_they_did_and_another_base_model_is_told(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home.model, "models/base")
+    write_tasks(home.folder / "tasks")
+    home.write_campaign(
+        model="models/base",
+        skills={"learning": file_skill("../tasks/learn.jsonl")},
+        guard={"keeping": file_skill("../tasks/keep.jsonl")},
+        recipe={"optimization": {"epochs": 1}},
+    )
+    for word in ("learn", "keep"):
+        (home.campaigns / f"{word}.jsonl").unlink()
+    home.run(str(_FIRST))
+    assert_identical(run_again(home, _FIRST, tmp_path / "scratch"))
+    with Path("models/base/tokenizer_config.json").open("a") as file:
+        file.write(" ")
+    found = outcome(run_again(home, _FIRST, tmp_path / "again"), "incumbent_policy")
+    assert [d.place for d in found.differences] == ["policy_hash", "policy_hash"]
 
 
 def test_a_round_that_was_killed_while_sampling_is_reproduced_without_a_break(
@@ -246,7 +268,8 @@ def test_everything_behind_another_seed_follows_from_it(
         "generated_corpus": ("incumbent_policy",),
         "selected_subset": ("incumbent_policy", "generated_corpus"),
         "checkpoint": ("incumbent_policy", "selected_subset"),
-        "refined_outputs": ("incumbent_policy", "generated_corpus", "checkpoint"),
+        # Of the corpus it reads the tasks, which are drawn by the seed of the campaign: they are the same.
+        "refined_outputs": ("incumbent_policy", "checkpoint"),
         "eval_report": ("incumbent_policy", "checkpoint"),
     }
 
@@ -335,6 +358,23 @@ def test_a_record_from_before_machines_were_recorded_is_read_and_reproduced(
     found = run_again(finished, _FIRST, tmp_path / "scratch")
     assert found.identical
     assert not found.conditions_recorded
+
+
+def test_parameters_that_an_old_record_does_not_hold_are_said_to_be_lacking(
+    finished: Home, tmp_path: Path
+) -> None:
+    with finished.instance() as instance:
+        config = {"ops": {"checkpoint": {"config": {"epochs": 1.0}}}}
+        assert finished.materialize(instance, str(_SECOND), "checkpoint", config=config).success
+    for asset in ("refined_outputs", "eval_report"):
+        shutil.rmtree(finished.store.folder / str(_SECOND) / asset)
+    path = finished.store.folder / str(_SECOND) / "checkpoint" / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["config"]
+    path.write_text(json.dumps(manifest))
+    found = outcome(run_again(finished, _SECOND, tmp_path / "scratch"), "checkpoint")
+    assert found.state == "differs"
+    assert found.note == "it was made with parameters that are not the campaign's and not recorded"
 
 
 def test_what_an_artifact_was_made_on_and_with_is_in_its_manifest(two_rounds: Home) -> None:
