@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FACTS = "facts"
 """Stands for a file's name where it is the manifest's facts that differ."""
 
-_ROW_IDS = {
+ROW_IDS = {
     "tasks": ("task_id",),
     "items": ("pool", "task_id"),
     "samples": ("sample_id",),
@@ -31,6 +31,8 @@ _ROW_IDS = {
     "offered_tasks": ("task_id",),
     "offered_samples": ("sample_id",),
     "evaluations": ("suite", "item_id", "arm"),
+    "rewordings": ("item_id", "wording", "arm"),
+    "dimensions": ("measure", "arm"),
 }
 """What names a row of a table; the tables in the order in which a stage makes them."""
 
@@ -120,10 +122,10 @@ def _first(file: str, kind: str, found: Iterator[tuple[str, str, str]]) -> Diffe
 def _order(name: str) -> tuple[int, str]:
     """Tables first, since the rest follows from them; then weights, then what describes them."""
     path = Path(name)
-    if path.suffix == ".parquet" and path.stem in _ROW_IDS:
-        return list(_ROW_IDS).index(path.stem), name
+    if path.suffix == ".parquet" and path.stem in ROW_IDS:
+        return list(ROW_IDS).index(path.stem), name
     ranks = {".parquet": 0, ".safetensors": 1, ".json": 2}
-    return len(_ROW_IDS) + ranks.get(path.suffix, 3), name
+    return len(ROW_IDS) + ranks.get(path.suffix, 3), name
 
 
 def _tables(name: str, recorded: Path, now: Path) -> Difference | None:
@@ -131,7 +133,7 @@ def _tables(name: str, recorded: Path, now: Path) -> Difference | None:
     schemas = [{column: str(kind) for column, kind in table.schema.items()} for table in tables]
     if found := _first(name, "column ", value_differences(schemas[0], schemas[1])):
         return found
-    ids = _ROW_IDS.get(Path(name).stem, ())
+    ids = ROW_IDS.get(Path(name).stem, ())
     old, new = (_rows(table, ids) for table in tables)
     changed = [key for key in old if key in new and _columns(old[key], new[key])]
     extent = _extent(old, new, changed)

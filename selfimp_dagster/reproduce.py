@@ -24,12 +24,13 @@ from selfimp_dagster.store import Artifact, ArtifactStore, Manifest, write_error
 
 _POLICY = ("policy.json",)
 _MODEL = tuple(f"model/{pattern}" for pattern in POLICY_FILES)
+_JUDGED = ("tasks.parquet", "samples.parquet", "rewards.parquet")
 _READ: dict[str, dict[str, tuple[str, ...]]] = {
     "incumbent_policy": {},
     "generated_corpus": {"incumbent_policy": _POLICY},
     "selected_subset": {
         "incumbent_policy": _POLICY,
-        "generated_corpus": ("tasks.parquet", "samples.parquet", "rewards.parquet"),
+        "generated_corpus": _JUDGED,
     },
     "checkpoint": {"incumbent_policy": _POLICY, "selected_subset": ("subset.parquet",)},
     "refined_outputs": {
@@ -38,11 +39,19 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
         "checkpoint": _MODEL,
     },
     "eval_report": {"incumbent_policy": _POLICY, "checkpoint": _MODEL},
+    "eval_report/dimensions.parquet": {
+        "incumbent_policy": _POLICY,
+        "generated_corpus": _JUDGED,
+        "selected_subset": ("selection.parquet",),
+        "checkpoint": _MODEL,
+        "refined_outputs": _JUDGED,
+    },
 }
-"""The files of its round that each artifact is made from: a difference in one of them explains others."""
+"""The files of its round that each artifact is made from, and a file of one where that takes others: a
+difference in one of them explains a difference in what is made from it."""
 
 _READ_OF_THE_LINE = ("incumbent_policy", "selected_subset", "eval_report")
-"""What a round reads of each of its ancestors; of its parent and of the weights in force it reads more."""
+"""What a round reads of each of its ancestors; of its parent, and of the round of its weights, more."""
 
 State = Literal["identical", "differs", "not recorded", "not made"]
 
@@ -51,9 +60,9 @@ State = Literal["identical", "differs", "not recorded", "not made"]
 class Outcome:
     """One artifact, as recorded and as made again.
 
-    `follows_from` are the artifacts before it whose differing files it was made from: where there are any,
-    this artifact alone says nothing against its own stage. `note` says why it could not be made, or what
-    else its record lacks.
+    `follows_from` are the artifacts before it with differing files that its first difference was made from:
+    where there are any, that difference says nothing against its own stage. `note` says why it could not be
+    made, or what its record lacks.
     """
 
     asset: str
@@ -197,7 +206,8 @@ def _outcome(
         for name, version in recorded[asset].manifest.parents.items()
         if name in recorded and recorded[name].data_version != version
     ]
-    follows = tuple(outcome.asset for outcome in before if _explains(outcome, asset))
+    read = _READ.get(f"{asset}/{found[0].file}", _READ[asset])
+    follows = tuple(o.asset for o in before if _differs_in(o, read.get(o.asset, ())))
     return Outcome(asset, "differs", found, follows, "; ".join(notes))
 
 
@@ -210,10 +220,8 @@ def _other_parameters(recorded: Manifest, made: Manifest) -> list[str]:
     return [f"made with other parameters: {place} recorded {old}, now {new}"]
 
 
-def _explains(before: Outcome, asset: str) -> bool:
-    """Whether a file that `asset` is made from differs."""
-    read = _READ[asset].get(before.asset, ())
-    return any(fnmatch(difference.file, pattern) for difference in before.differences for pattern in read)
+def _differs_in(outcome: Outcome, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(found.file, pattern) for found in outcome.differences for pattern in patterns)
 
 
 def _conditions(recorded: Mapping[str, Artifact], made: Mapping[str, Artifact]) -> tuple[Difference, ...]:

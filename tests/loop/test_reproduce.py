@@ -15,6 +15,7 @@ import pytest
 from home import Home, file_skill, write_tasks
 from test_cli import selfimp
 
+from selfimp_dagster.differences import ROW_IDS
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import policy as policies
@@ -277,7 +278,10 @@ def test_everything_behind_another_seed_follows_from_it(
 def test_what_was_made_from_the_same_files_does_not_follow(
     two_rounds: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only log-probabilities move: what reads tasks and weights alone differs by itself or not at all."""
+    """Only log-probabilities move: what reads tasks and weights alone differs by itself or not at all.
+
+    The entropy of the samples is one of the dimensions of the report.
+    """
     from dataclasses import replace
 
     generate = TransformersEngine.generate
@@ -288,14 +292,15 @@ def test_what_was_made_from_the_same_files_does_not_follow(
 
     monkeypatch.setattr(TransformersEngine, "generate", shifted)
     found = run_again(two_rounds, _FIRST, tmp_path)
-    assert [o.asset for o in found.outcomes if o.state == "differs"] == [
-        "generated_corpus",
-        "refined_outputs",
-    ]
+    assert {o.asset: o.follows_from for o in found.outcomes if o.state == "differs"} == {
+        "generated_corpus": (),
+        "refined_outputs": (),
+        "eval_report": ("generated_corpus", "refined_outputs"),
+    }
     (difference,) = outcome(found, "generated_corpus").differences
     assert difference.place.endswith("column sum_logprob")
     assert "in sum_logprob, by at most 9.5e-07" in difference.extent
-    assert all(o.follows_from == () for o in found.outcomes)
+    assert [d.file for d in outcome(found, "eval_report").differences] == ["dimensions.parquet"]
 
 
 def test_a_stage_that_cannot_be_made_again_ends_the_second_run(
@@ -375,6 +380,15 @@ def test_parameters_that_an_old_record_does_not_hold_are_said_to_be_lacking(
     found = outcome(run_again(finished, _SECOND, tmp_path / "scratch"), "checkpoint")
     assert found.state == "differs"
     assert found.note == "it was made with parameters that are not the campaign's and not recorded"
+
+
+def test_every_table_has_ids_that_name_one_row_each(two_rounds: Home) -> None:
+    for stage in STAGES:
+        artifact = two_rounds.store.open(_SECOND, stage)
+        for name in artifact.manifest.files:
+            if name.endswith(".parquet"):
+                ids = ROW_IDS[Path(name).stem]
+                assert not pl.read_parquet(artifact.folder / name).select(ids).is_duplicated().any(), name
 
 
 def test_what_an_artifact_was_made_on_and_with_is_in_its_manifest(two_rounds: Home) -> None:
