@@ -53,6 +53,9 @@ difference in one of them explains a difference in what is made from it."""
 _READ_OF_THE_LINE = ("incumbent_policy", "selected_subset", "eval_report")
 """What a round reads of each of its ancestors; of its parent, and of the round of its weights, more."""
 
+_ADJUSTABLE = ("generated_corpus", "checkpoint", "refined_outputs")
+"""The artifacts whose parameters a run may replace by its own."""
+
 State = Literal["identical", "differs", "not recorded", "not made"]
 
 
@@ -214,10 +217,11 @@ def _outcome(
 def _other_parameters(recorded: Manifest, made: Manifest) -> list[str]:
     if recorded.config_hash == made.config_hash:
         return []
-    if recorded.config is None:
-        return ["it was made with parameters that are not the campaign's and not recorded"]
-    place, old, new = next(value_differences(recorded.config, made.config))
-    return [f"made with other parameters: {place} recorded {old}, now {new}"]
+    if recorded.config is not None:
+        place, old, new = next(value_differences(recorded.config, made.config))
+        return [f"made with other parameters: {place} recorded {old}, now {new}"]
+    lacking = "it was made with parameters that are not the campaign's and not recorded"
+    return [lacking] if recorded.asset in _ADJUSTABLE else []
 
 
 def _differs_in(outcome: Outcome, patterns: tuple[str, ...]) -> bool:
