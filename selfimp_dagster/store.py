@@ -1,7 +1,7 @@
 """The artifact store: `<store>/<campaign>/<0000>/<asset>/`.
 
 An artifact is a folder of files and a `manifest.json` that names the folder, the sha256 of
-every file, its parents, and the configuration and code that made it. The manifest is written
+every file, its parents, and the configuration, code and machine that made it. The manifest is written
 last and atomically, so an artifact without one does not exist, and readers see either the old
 artifact or the new one. Folders are named after their content: materializing an asset again
 leaves what later rounds were built on in place.
@@ -19,6 +19,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selfimp_dagster import __version__
+from selfimp_dagster.environment import environment
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.records import check_schema, content_hash
@@ -29,7 +30,12 @@ FORMAT = 1
 
 
 class Manifest(BaseModel):
-    """What an artifact is and where it came from. `measurements` (seconds, tokens) are not hashed."""
+    """What an artifact is and where it came from.
+
+    `config` is what `config_hash` is the hash of, `environment` what the artifact was made on (see
+    environment.py); manifests written before these were recorded have neither. `environment` and
+    `measurements` (seconds, tokens) are no part of the data version.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +50,8 @@ class Manifest(BaseModel):
     code_version: str
     facts: dict[str, Any]
     measurements: dict[str, Any]
+    config: dict[str, Any] | None = None
+    environment: dict[str, str] | None = None
 
 
 class _Versioned(BaseModel):
@@ -96,7 +104,7 @@ class Draft:
         self, root: Path, key: RoundKey, asset: str, parents: dict[str, str], config: dict[str, Any]
     ) -> None:
         self._root, self._key, self._asset, self._parents = root, key, asset, parents
-        self._config_hash = content_hash(config)
+        self._config = config
         inputs = content_hash([str(key), asset, parents, config, __version__])
         self.folder = root / f".draft-{inputs[:16]}"
         try:
@@ -135,10 +143,12 @@ class Draft:
             data_version=data_version,
             files=files,
             parents=self._parents,
-            config_hash=self._config_hash,
+            config_hash=content_hash(self._config),
             code_version=__version__,
             facts=facts,
             measurements=measurements,
+            config=self._config,
+            environment=environment(),
         )
         partial = self._root / f".{MANIFEST}.partial"
         try:

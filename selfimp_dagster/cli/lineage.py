@@ -3,8 +3,10 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +22,7 @@ from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
 
 if TYPE_CHECKING:
+    from selfimp_dagster.reproduce import Outcome
     from selfimp_dagster.trace import Event
 
 _PANEL = "Lineage"
@@ -97,6 +100,78 @@ def compare(
 
 def _with_interval(skill: SkillDifference) -> str:
     return f"{skill.difference:+.3f} ({skill.low:+.3f} to {skill.high:+.3f})"
+
+
+@app.command(rich_help_panel=_PANEL)
+def reproduce(
+    round_: Annotated[str, typer.Argument(metavar="ROUND", help="A round, for example arithmetic/0001.")],
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder to leave the artifacts of the second run in, as the home of a store."
+        ),
+    ] = None,
+) -> None:
+    """Run a recorded round again beside the store, and say for each artifact whether it came out the same.
+
+    Ends with exit code 0 if everything is identical, else with 1. The store is only read.
+    """
+    from selfimp_dagster.progress import TerminalProgress
+    from selfimp_dagster.reproduce import reproduce as run_again
+
+    where, key = settings(), RoundKey.parse(round_)
+    with _scratch(keep) as scratch:
+        console.rule(f"round {key} again", align="left")
+        found = run_again(
+            ArtifactStore(where.store),
+            key,
+            campaigns=where.campaigns,
+            models=where.models,
+            scratch=scratch,
+            progress=TerminalProgress(),
+        )
+    print_rows(
+        ("artifact", "again", "where it first differs"),
+        ((o.asset, _state(o), escape(_where(o))) for o in found.outcomes),
+    )
+    if found.conditions:
+        print_rows(
+            ("condition", "recorded", "now"),
+            ((c.place, c.recorded, c.now) for c in found.conditions),
+            title="Not as it was then: possible causes",
+        )
+    if not found.conditions_recorded:
+        console.print("The record does not say everything that it was made on: it is from an older version.")
+    console.print(f"[{'green' if found.identical else 'red'}]{escape(found.sentence)}", highlight=False)
+    raise typer.Exit(0 if found.identical else 1)
+
+
+@contextmanager
+def _scratch(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with TemporaryDirectory(prefix="selfimp-reproduce-") as folder:
+            yield Path(folder)
+        return
+    if keep.exists():
+        raise SelfimpError("it exists already", where=f"--keep {keep}", fix="name a folder that does not")
+    yield keep
+
+
+def _where(outcome: "Outcome") -> str:
+    """The first difference of an artifact in full, and the names of the other files that differ."""
+    if not outcome.differences:
+        return outcome.note
+    first, *others = outcome.differences
+    lines = [f"{first.file}: {first.place}", f"recorded {first.recorded}", f"now {first.now}"]
+    lines += [first.extent] if first.extent else []
+    lines += [f"also: {', '.join(other.file for other in others)}"] if others else []
+    return "\n".join([*lines, outcome.note] if outcome.note else lines)
+
+
+def _state(outcome: "Outcome") -> str:
+    if not outcome.follows_from:
+        return outcome.state
+    return f"{outcome.state}: follows from {' and '.join(outcome.follows_from)}"
 
 
 @app.command(rich_help_panel=_PANEL)

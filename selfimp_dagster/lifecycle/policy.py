@@ -60,11 +60,15 @@ class Beginning:
     recipe_changes: dict[str, Any]
     campaign: Campaign
 
+    @classmethod
+    def of(cls, policy: Policy) -> "Beginning":
+        """The beginning of a round that was started, as it recorded it."""
+        parent = RoundKey.parse(policy.parent) if policy.parent else None
+        return cls(parent, policy.recipe_changes, policy.campaign)
+
     def is_that_of(self, policy: Policy) -> bool:
         """Whether a round that began as `policy` says would begin the same way now."""
-        parent = str(self.parent) if self.parent else None
-        now = (parent, self.recipe_changes, self.campaign)
-        return now == (policy.parent, policy.recipe_changes, policy.campaign)
+        return self == Beginning.of(policy)
 
 
 def begin(
@@ -121,7 +125,15 @@ def start_round(
     Raises:
         SelfimpError: the round cannot begin so, or its parent was altered.
     """
-    beginning = begin(bench.store, bench.campaigns, key, parent, recipe)
+    return start_from(bench, key, begin(bench.store, bench.campaigns, key, parent, recipe))
+
+
+def start_from(bench: Workbench, key: RoundKey, beginning: Beginning) -> Artifact:
+    """Fixes what round `key` starts from, given where it begins: of now, or of an earlier start.
+
+    Raises:
+        SelfimpError: its parent was altered or is not finished, or the base model cannot be read.
+    """
     parent, campaign = beginning.parent, beginning.campaign
     if parent is None:
         base = resolve_model(campaign.model, bench.models)

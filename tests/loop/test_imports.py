@@ -8,8 +8,10 @@ import pytest
 _HEAVY = ("torch", "transformers", "trl", "vllm", "peft", "datasets", "reasoning_gym")
 _LIBRARY = (
     "campaign",
+    "differences",
     "engines.pool",
     "engines.transformers_engine",
+    "environment",
     "errors",
     "inventory",
     "lifecycle.acquisition.stage",
@@ -23,6 +25,7 @@ _LIBRARY = (
     "models.source",
     "records",
     "registry",
+    "reproduce",
     "round_tree",
     "row_index",
     "settings",
