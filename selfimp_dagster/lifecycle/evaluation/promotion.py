@@ -228,9 +228,9 @@ def check_guard(rule: PromotionRule, items: Mapping[str, int]) -> float:
         needed = minimum_guard_items(rule.guard_margin, rule.discordance, rule.guard_alpha, each)
         raise SelfimpError(
             f"a candidate just as good as its incumbent would pass the guard with probability "
-            f"{prod(powers):.2f}, not {rule.power:g}: {sum(items.values())} items for {len(items)} guard "
-            f"skills do not exclude a fall by {rule.guard_margin:g} (assuming that the arms disagree on a "
-            f"share of {rule.discordance:g} of them)",
+            f"{prod(powers):.2f}, not {rule.power:g}: {sum(items.values())} items of {', '.join(items)} do "
+            f"not exclude a fall by {rule.guard_margin:g} (assuming that the arms disagree on a share of "
+            f"{rule.discordance:g} of them)",
             where="promotion.guard_margin",
             fix=f"give every guard skill at least {needed} items (pools.guard), or raise the margin",
         )

@@ -344,7 +344,9 @@ def test_a_guard_that_cannot_exclude_its_margin_is_refused() -> None:
     assert check_guard(MARGIN, {"words": 200}) == non_inferiority_power(200, 0.1, 0.2, 0.05)
     needed = minimum_guard_items(0.1, 0.2, 0.05, 0.8**0.5)
     assert check_guard(MARGIN, {"words": needed, "letters": needed}) >= 0.8
-    with pytest.raises(SelfimpError, match=rf"2 guard skills do not exclude.*\n.*at least {needed} items"):
+    with pytest.raises(
+        SelfimpError, match=rf"items of words, letters do not exclude.*\n.*at least {needed} items"
+    ):
         check_guard(MARGIN, {"words": needed, "letters": 40})
     with pytest.raises(SelfimpError, match=r"with probability 0\.00"):
         check_guard(MARGIN, {"words": 0})
