@@ -297,8 +297,8 @@ def level_of_round(
     the past (arXiv:2210.01948): up to the first false promotion, every round whose candidate is no better
     spends its level and every promoted round had a better candidate, so the levels that can do harm add up
     to at most alpha, and with them the chance of harm. Candidates may depend on all that came before, and
-    so, in a line without branches, may the plan. It is an online form of the fallback procedure (Wiens and Dmitrienko 2005,
-    doi:10.1080/10543400500265660; Tian and Ramdas 2021, doi:10.1177/0962280220983381).
+    so, in a line without branches, may the plan. It is an online form of the fallback procedure (Wiens and
+    Dmitrienko 2005, doi:10.1080/10543400500265660; Tian and Ramdas 2021, doi:10.1177/0962280220983381).
 
     Branches share the plan. A round knows the verdicts of its own line; every other number before it counts
     as not promoted. That can only lower its level, since a promotion anywhere raises all later levels: so
