@@ -16,11 +16,11 @@ from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import acquisition, optimization, refinement, selection  # noqa: F401  registers
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
-from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_power
+from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.registry import PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
-from selfimp_dagster.tasks.pools import Pools, check_disjoint
+from selfimp_dagster.tasks.pools import Pools, check_disjoint, quotas
 from selfimp_dagster.tasks.suites import TaskSource
 from selfimp_dagster.tasks.suites import check as check_source
 from selfimp_dagster.tasks.wordings import wordings
@@ -200,6 +200,17 @@ class Campaign(_Strict):
                 "and parameters",
             ) from error
 
+    @property
+    def tested_items(self) -> int:
+        """Items that enter the promotion test of a round."""
+        return sum(getattr(self.pools, suite) for suite in set(self.promotion.suites))
+
+    @property
+    def guard_items(self) -> dict[str, int]:
+        """Items of each guard skill, as far as its source has so many."""
+        weights = {skill: source.weight for skill, source in self.guard.items()}
+        return quotas(weights, self.pools.guard) if weights else {}
+
     def messages(self, prompt: str) -> tuple[Message, ...]:
         """The chat that asks a prompt: the same for acquisition, refinement and evaluation."""
         content = f"{prompt}\n{self.instruction}" if self.instruction else prompt
@@ -268,8 +279,8 @@ def parse_campaign(data: Any, where: str) -> Campaign:
             where=where,
             fix="correct the fields named; `selfimp methods` lists methods and parameters",
         ) from error
-    items = campaign.pools.anchor + campaign.pools.fresh
-    check_power(campaign.promotion, items, campaign.continuation.rounds)
+    check_power(campaign.promotion, campaign.tested_items, campaign.continuation)
+    check_guard(campaign.promotion, campaign.guard_items)
     return campaign
 
 

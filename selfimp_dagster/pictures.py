@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,8 @@ def round_tree(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def accuracy_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Candidates' anchor accuracy with 95 % intervals, a panel for each campaign, a colour for each line.
 
-    An edge leads to each candidate from the weights that it was trained from. Rows are of the ledger.
+    An edge leads to each candidate from the weights that it was trained from; where the anchor items were
+    drawn anew, an upright line parts accuracies that are not of the same items. Rows are of the ledger.
     """
 
     def height(mine: Sequence[Mapping[str, Any]]) -> float:
@@ -210,6 +212,7 @@ def _draw_accuracy(part: Any, rows: list[Mapping[str, Any]]) -> None:
         if row["weights_round"] is None:
             axes.plot(start, row["incumbent_anchor"], "s", color=_GREY, markersize=7)
     axes.set_ylim(0, 1.02)
+    _part_anchor_sets(axes, [(numbers[row["round"]], row["anchor_set"]) for row in rows])
     _number_rounds(axes, numbers.values(), part.bbox.width / _DPI)
     _explain(part, rows, [] if len(found) == 1 else found)
 
@@ -350,6 +353,14 @@ def _shown(row: Mapping[str, Any], measure: str) -> bool:
     """Contamination is of the incumbent's samples; all else that is drawn is the candidate's."""
     arm = "incumbent" if measure == "contamination_rate" else "candidate"
     return bool(row["measure"] == measure and row["arm"] == arm and row["low"] is not None)
+
+
+def _part_anchor_sets(axes: "Axes", sets: Sequence[tuple[int, int]]) -> None:
+    """An upright line before each place whose anchor set is another than that of the place before."""
+    for (_, before), (place, after) in pairwise(sets):
+        if before != after:
+            axes.axvline(place - 0.5, color=_GREY, linestyle="--", linewidth=1)
+            axes.text(place - 0.45, 0.02, "new anchor items", fontsize=7, color=_GREY)
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:

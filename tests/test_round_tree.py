@@ -42,6 +42,7 @@ def rows(
                 "candidate_anchor": accuracy,
                 "candidate_anchor_low": accuracy - 0.1,
                 "candidate_anchor_high": accuracy + 0.1,
+                "anchor_set": 0,
                 **{f"{stage}_{cost}": 10 for stage in STAGES[1:] for cost in ("seconds", "tokens")},
             }
         )

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from selfimp_dagster.campaign import SUFFIX, campaign_schema, load_campaign, parse_campaign
+from selfimp_dagster.campaign import SUFFIX, Campaign, campaign_schema, load_campaign, parse_campaign
 from selfimp_dagster.cli.app import app
 from selfimp_dagster.console import console, print_rows
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.promotion import check_guard, lowest_level, power_table
 from selfimp_dagster.registry import all_methods
 from selfimp_dagster.settings import settings
 
@@ -49,7 +50,31 @@ def validate(
         items.group_by("pool", "skill").len().sort("pool", "skill").iter_rows(),
         title=f"{campaign.name}: evaluation items of round 0000",
     )
+    _print_power(campaign)
     console.print(f"[green]{path} is a valid campaign.")
+
+
+def _print_power(campaign: Campaign) -> None:
+    rule, items = campaign.promotion, campaign.tested_items
+    print_rows(
+        ("gain", f"seen with {items} items", f"items for {rule.power:g}"),
+        (
+            (f"{gain:g}", f"{power:.2f}", f"{needed:,}")
+            for gain, power, needed in power_table(rule, items, campaign.continuation)
+        ),
+        title=f"Power of a round's test, level {lowest_level(rule, campaign.continuation):.3g}",
+    )
+    console.print(
+        f"The level is the lowest before a first promotion, and the arms are taken to disagree on a share of "
+        f"{rule.discordance:g} of the items (promotion.discordance), or of the gain if that is more.",
+        highlight=False,
+    )
+    if rule.guard_margin is not None:
+        console.print(
+            f"A candidate just as good as its incumbent passes the guard with probability "
+            f"{check_guard(rule, campaign.guard_items):.2f} (margin {rule.guard_margin:g}).",
+            highlight=False,
+        )
 
 
 @app.command(rich_help_panel=_PANEL)

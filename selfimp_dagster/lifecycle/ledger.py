@@ -36,6 +36,7 @@ LEDGER = pl.Schema(
             for arm in _ARMS
             for part in ("", "_low", "_high")
         },
+        "anchor_set": pl.Int64(),  # which set of anchor items, see pools.anchor_rounds
         "p_value": pl.Float64(),
         "alpha": pl.Float64(),
         "verdict": pl.String(),
@@ -143,6 +144,7 @@ def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalRep
         "weights_round": policy.weights_round,
         "promoted": report.verdict.promoted,
         **_scores(report),
+        "anchor_set": policy.campaign.pools.anchor_set(key.number),
         "p_value": report.verdict.p_value,
         "alpha": report.verdict.alpha,
         "verdict": " ".join(report.verdict.reasons),

@@ -41,7 +41,12 @@ class Pools(BaseModel):
         description="Tasks per round to sample training data from. A list gives the first rounds of a line "
         "one number each; the last holds from there on.",
     )
-    anchor: int = Field(ge=0, description="Evaluation items that stay the same for the whole campaign.")
+    anchor: int = Field(ge=0, description="Evaluation items that stay the same from round to round.")
+    anchor_rounds: PositiveInt | None = Field(
+        default=None,
+        description="Rounds after which the anchor items are drawn anew; null: they stay for the whole "
+        "campaign.",
+    )
     fresh: int = Field(ge=0, description="Evaluation items drawn anew every round.")
     guard: int = Field(ge=0, description="Items of the guard skills, which must not get worse.")
     evaluation_share: float = Field(
@@ -59,6 +64,10 @@ class Pools(BaseModel):
         if not numbers or not all(type(number) is int and number > 0 for number in numbers):
             raise ValueError("Input should be a valid integer above 0, or a list of them")
         return train
+
+    def anchor_set(self, round_number: int) -> int:
+        """Which set of anchor items a round is measured on, counted from 0."""
+        return round_number // self.anchor_rounds if self.anchor_rounds else 0
 
     def train_tasks(self, earlier_rounds: int) -> int:
         """The train tasks of a round with that many ancestors."""
@@ -96,11 +105,12 @@ def side_of(prompt: str, evaluation_share: float) -> Literal["train", "anchor", 
     return "train"
 
 
-def pool_seed(pool: Pool, campaign_seed: int, round_number: int) -> int:
-    """The seed to draw a pool with. That of anchor and guard is the same in every round."""
-    if pool in ("anchor", "guard"):
+def pool_seed(pool: Pool, campaign_seed: int, round_number: int, anchor_set: int = 0) -> int:
+    """The seed to draw a pool with. That of guard is the same in every round, that of anchor in every round
+    with the same anchor set."""
+    if pool == "guard" or (pool == "anchor" and anchor_set == 0):
         return derive_seed("pool", pool, campaign_seed)
-    return derive_seed("pool", pool, campaign_seed, round_number)
+    return derive_seed("pool", pool, campaign_seed, anchor_set if pool == "anchor" else round_number)
 
 
 def quotas(weights: Mapping[str, float], size: int) -> dict[str, int]:

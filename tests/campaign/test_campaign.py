@@ -107,6 +107,29 @@ def test_too_few_items_for_the_gain_are_refused_with_how_many_it_takes(write: Wr
     assert "at least" in error.fix
 
 
+def test_only_the_suites_under_test_count(write: Write) -> None:
+    assert load_campaign(write()).tested_items == 100
+    error = _refusal(write(promotion={"suites": ["fresh"], "minimum_gain": 0.1}))
+    assert "40 evaluation items detect" in error.what
+
+
+def test_a_guard_too_small_for_its_margin_is_refused_with_how_many_it_takes(write: Write) -> None:
+    assert load_campaign(write(promotion={"guard_margin": 0.4})).guard_items == {"keeping": 20}
+    error = _refusal(write(promotion={"guard_margin": 0.1}))
+    assert "20 items of keeping do not exclude a fall by 0.1" in error.what
+    assert error.where == "promotion.guard_margin"
+    assert "at least " in error.fix
+
+
+def test_an_open_ended_campaign_must_say_that_it_is(write: Write) -> None:
+    assert load_campaign(write(continuation={"rounds": None})).continuation.rounds is None
+    path = write()
+    data = yaml.safe_load(path.read_text())
+    del data["continuation"]["rounds"]
+    path.write_text(yaml.safe_dump(data))
+    assert "continuation.rounds: Field required" in _refusal(path).what
+
+
 def test_what_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text("name: tiny\nskills: {learning: [\n")

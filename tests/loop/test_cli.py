@@ -37,6 +37,8 @@ def test_a_new_campaign_explains_itself_and_is_valid(tmp_path: Path) -> None:
     checked = selfimp(where, "validate", "mine")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "mine.yaml is a valid campaign." in checked.stdout
+    assert "Power of a round's test, level 0.0125" in checked.stdout
+    assert "seen with 300 items" in checked.stdout
     again = selfimp(where, "init", "mine")
     assert (again.returncode, again.stderr) == (1, "")
     assert "it exists already" in again.stdout

@@ -15,6 +15,7 @@ from selfimp_dagster.records import TASKS
 from selfimp_dagster.tasks.pools import (
     Pool,
     PoolDraw,
+    Pools,
     check_disjoint,
     draw_pool,
     pool_seed,
@@ -96,6 +97,17 @@ def test_anchor_and_guard_stay_while_train_and_fresh_change_with_the_round() -> 
     for pool, stays in (("anchor", True), ("guard", True), ("train", False), ("fresh", False)):
         assert (pool_seed(pool, 7, 0) == pool_seed(pool, 7, 1)) is stays  # type: ignore[arg-type]
         assert pool_seed(pool, 7, 0) != pool_seed(pool, 8, 0)  # type: ignore[arg-type]
+
+
+def test_a_new_anchor_set_has_another_seed_and_the_first_that_of_a_campaign_without_sets() -> None:
+    pools = Pools(train=1, anchor=1, fresh=1, guard=1, anchor_rounds=3)
+    sets = [pools.anchor_set(number) for number in range(8)]
+    assert sets == [0, 0, 0, 1, 1, 1, 2, 2]
+    seeds = [pool_seed("anchor", 7, number, sets[number]) for number in range(8)]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == pool_seed("anchor", 7, 5)
+    assert {pool_seed("guard", 7, number, sets[number]) for number in range(8)} == {pool_seed("guard", 7, 0)}
+    assert {Pools(train=1, anchor=1, fresh=1, guard=1).anchor_set(number) for number in range(8)} == {0}
 
 
 @given(

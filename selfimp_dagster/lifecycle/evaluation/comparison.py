@@ -117,7 +117,8 @@ class Comparison(_Frozen):
 def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparison:
     """The candidates of two finished rounds on the items that both answered.
 
-    Rounds of one campaign share their anchor and guard items, and such fresh items as were drawn twice.
+    Rounds of one campaign share their guard items, their anchor items unless these were drawn anew between
+    them (`pools.anchor_rounds`), and such fresh items as were drawn twice.
 
     Raises:
         SelfimpError: a round is not finished or was altered, they share no item, or they were measured

@@ -24,12 +24,19 @@ class Continuation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(ge=1, description="Planned rounds; the promotion rule spends its error over them.")
+    rounds: int | None = Field(
+        ge=1,
+        description="Planned rounds; the promotion rule spends its error over them. Null: an open-ended "
+        "campaign, which its target, its budget or its patience ends.",
+    )
     target: float | None = Field(
         default=None, gt=0, le=1, description="Anchor accuracy at which the campaign has what it wanted."
     )
     patience: int = Field(
-        default=3, ge=1, description="Rounds in a row without promotion after which to stop."
+        default=3,
+        ge=1,
+        description="Rounds in a row without promotion after which to stop; the promotion rule puts its "
+        "error on so many.",
     )
     budget: Budget = Field(default=Budget(), description="Limits over the whole campaign.")
 
@@ -81,7 +88,8 @@ def decide(history: Sequence[RoundSummary], plan: Continuation, skills: Mapping[
         ValueError: the history is not in order.
     """
     if not history:
-        return Decision(proceed=True, reason=f"Proceeds: the first of {plan.rounds} planned rounds.")
+        first = f"the first of {plan.rounds} planned rounds" if plan.rounds else "the first round"
+        return Decision(proceed=True, reason=f"Proceeds: {first}.")
     numbers = [RoundKey.parse(summary.round).number for summary in history]
     if any(later <= earlier for earlier, later in pairwise(numbers)):
         raise ValueError(f"rounds are out of order: {numbers}")
@@ -91,9 +99,10 @@ def decide(history: Sequence[RoundSummary], plan: Continuation, skills: Mapping[
     stop = _stop_reason(history, numbers[-1] + 1, plan)
     if stop is not None:
         return Decision(proceed=False, reason=stop, directives=directives)
+    of_plan = f" of {plan.rounds} planned" if plan.rounds else ""
     return Decision(
         proceed=True,
-        reason=f"Proceeds: {numbers[-1] + 1} of {plan.rounds} planned rounds are done and {last.round} was "
+        reason=f"Proceeds: {numbers[-1] + 1}{of_plan} rounds are done and {last.round} was "
         f"{'promoted' if last.promoted else 'rejected'}.",
         directives=directives,
     )
@@ -108,7 +117,7 @@ def _stop_reason(history: Sequence[RoundSummary], done: int, plan: Continuation)
             f"Stopped: the target is reached, with an anchor accuracy of {_anchor(last):.3f} "
             f"(target {plan.target:.3f})."
         )
-    if done >= plan.rounds:
+    if plan.rounds is not None and done >= plan.rounds:
         return f"Stopped: all {plan.rounds} planned rounds are done."
     tokens = sum(summary.tokens for summary in history)
     if plan.budget.tokens is not None and tokens >= plan.budget.tokens:

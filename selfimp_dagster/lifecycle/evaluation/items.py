@@ -9,14 +9,17 @@ from selfimp_dagster.tasks.pools import Pool, draw_pool, pool_seed, tasks_frame
 
 
 def evaluation_items(campaign: Campaign, round_number: int, base_folder: Path) -> pl.DataFrame:
-    """Anchor and guard items of the campaign and fresh items of the round, as records.TASKS."""
+    """Guard items of the campaign, anchor items and fresh items of the round, as records.TASKS."""
     return pl.concat(_items(campaign, pool, round_number, base_folder) for pool in _pools(campaign))
 
 
 def items_until(campaign: Campaign, round_number: int, base_folder: Path) -> pl.DataFrame:
     """Every evaluation item of the campaign up to and including a round, each once."""
-    rounds = [_items(campaign, "fresh", number, base_folder) for number in range(round_number)]
-    return pl.concat([evaluation_items(campaign, round_number, base_folder), *rounds]).unique(
+    fresh = [_items(campaign, "fresh", number, base_folder) for number in range(round_number)]
+    redrawn = campaign.pools.anchor_rounds
+    first_rounds = range(0, round_number, redrawn) if redrawn else ()
+    anchor = [_items(campaign, "anchor", number, base_folder) for number in first_rounds]
+    return pl.concat([evaluation_items(campaign, round_number, base_folder), *fresh, *anchor]).unique(
         "task_id", maintain_order=True
     )
 
@@ -35,7 +38,7 @@ def _items(campaign: Campaign, pool: Pool, round_number: int, base_folder: Path)
         pool,
         campaign.guard if pool == "guard" else campaign.skills,
         getattr(campaign.pools, pool),
-        seed=pool_seed(pool, campaign.seed, round_number),
+        seed=pool_seed(pool, campaign.seed, round_number, campaign.pools.anchor_set(round_number)),
         evaluation_share=campaign.pools.evaluation_share,
         base_folder=base_folder,
     )

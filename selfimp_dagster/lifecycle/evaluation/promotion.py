@@ -1,13 +1,15 @@
 """Promotion: the verdict that a candidate becomes the incumbent of the next round."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.scores import (
     item_weights,
     pair_arms,
@@ -16,18 +18,31 @@ from selfimp_dagster.lifecycle.evaluation.scores import (
     suite_accuracy,
 )
 from selfimp_dagster.lifecycle.evaluation.statistics import (
-    alpha_for_round,
+    CriticalWins,
+    PastTest,
+    e_value_critical_wins,
+    e_value_p,
     independent_difference_interval,
+    level_of_round,
+    mcnemar_critical_wins,
     mcnemar_exact,
-    mcnemar_power,
+    minimum_guard_items,
     minimum_items,
+    non_inferiority,
+    non_inferiority_power,
     paired_bootstrap,
     paired_difference_interval,
+    paired_power,
     sign_flip_permutation,
 )
 from selfimp_dagster.records import derive_seed
 
 _CONFIDENCE = 0.95  # of the reported gain; no decision hangs on it
+_GAINS = (0.03, 0.05, 0.08, 0.12, 0.2)  # what the table of powers shows
+_CRITICAL_WINS: dict[str, CriticalWins] = {
+    "p_value": mcnemar_critical_wins,
+    "e_value": e_value_critical_wins,
+}
 
 
 class PromotionRule(BaseModel):
@@ -38,11 +53,23 @@ class PromotionRule(BaseModel):
     alpha: float = Field(
         default=0.05, gt=0, le=0.5, description="Chance of any false promotion in the whole campaign."
     )
+    test: Literal["p_value", "e_value"] = Field(
+        default="p_value",
+        description="p_value: exact McNemar or sign-flip permutation, one evaluation per round; e_value: an "
+        "evaluation may be extended by more items and tested again, at the price of power.",
+    )
     suites: tuple[Literal["anchor", "fresh"], ...] = Field(
         default=("anchor", "fresh"), min_length=1, description="Suites whose items enter the test."
     )
     guard_alpha: float = Field(
-        default=0.05, gt=0, lt=1, description="Error of a round's guard intervals, over all guard skills."
+        default=0.05, gt=0, lt=1, description="Error of a round's guard, over all guard skills."
+    )
+    guard_margin: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Fall in accuracy that must be excluded for every guard skill; null: a candidate is "
+        "rejected only where a fall is proven.",
     )
     leakage_gap: float = Field(
         default=0.0, ge=0, lt=1, description="Anchor minus fresh accuracy that raises no alarm."
@@ -72,7 +99,11 @@ class PromotionRule(BaseModel):
 
 
 class GuardResult(BaseModel):
-    """One guard skill, measured on the same items by both arms. Accuracies are shares."""
+    """One guard skill, measured on the same items by both arms. Accuracies are shares.
+
+    `regressed`: its interval is wholly below 0; with a margin, that a fall by the margin is not excluded.
+    `p_value` is that of the test which excludes it, null without a margin.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,6 +115,7 @@ class GuardResult(BaseModel):
     high: float
     n: int
     regressed: bool
+    p_value: float | None = None
 
 
 class Verdict(BaseModel):
@@ -92,8 +124,8 @@ class Verdict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     promoted: bool
-    test: Literal["exact McNemar", "sign-flip permutation"]
-    p_value: float
+    test: Literal["exact McNemar", "sign-flip permutation", "e-value"]
+    p_value: float  # 1 / e for an e-value
     alpha: float  # of this round
     wins: int
     losses: int
@@ -122,62 +154,135 @@ class Verdict(BaseModel):
         )
 
 
-def check_power(rule: PromotionRule, items: int, planned_rounds: int) -> float:
-    """The power of a round's test to see `rule.minimum_gain`, a probability.
+class Power(NamedTuple):
+    """A gain, the chance that a round's test sees it, and the items that it takes for `rule.power`."""
+
+    gain: float
+    power: float
+    items: int
+
+
+def lowest_level(rule: PromotionRule, plan: Continuation) -> float:
+    """The level of the last round that `patience` allows before a first promotion."""
+    last = plan.patience if plan.rounds is None else min(plan.patience, plan.rounds)
+    return level_of_round(rule.alpha, plan.rounds, plan.patience, last - 1)
+
+
+def power_table(rule: PromotionRule, items: int, plan: Continuation) -> list[Power]:
+    """Powers at `lowest_level` for some gains, `rule.minimum_gain` among them.
+
+    Where a gain exceeds `rule.discordance`, the gain is the discordance.
+
+    Args:
+        rule: the promotion rule.
+        items: items under test in a round, over `rule.suites`.
+        plan: the campaign's continuation.
+    """
+    return [_power(rule, gain, items, plan) for gain in sorted({*_GAINS, rule.minimum_gain})]
+
+
+def check_power(rule: PromotionRule, items: int, plan: Continuation) -> float:
+    """The power of a round's test to see `rule.minimum_gain` at `lowest_level`, a probability.
 
     Args:
         rule: the promotion rule; if the gain exceeds its discordance, the gain is the discordance.
         items: items under test in a round, over `rule.suites`.
-        planned_rounds: rounds over which alpha is spent.
+        plan: the campaign's continuation.
 
     Raises:
         SelfimpError: the items are too few for that gain, with how many it takes.
     """
-    alpha = alpha_for_round(rule.alpha, planned_rounds, 0)
-    discordance = max(rule.discordance, rule.minimum_gain)
-    power = mcnemar_power(items, rule.minimum_gain, discordance, alpha) if items else 0.0
+    gain, power, needed = _power(rule, rule.minimum_gain, items, plan)
     if power < rule.power:
-        needed = minimum_items(rule.minimum_gain, discordance, alpha, rule.power)
         raise SelfimpError(
-            f"{items} evaluation items detect a gain of {rule.minimum_gain:g} with probability {power:.2f}, "
-            f"not {rule.power:g} (level {alpha:.2g} = {rule.alpha:g} / {planned_rounds} rounds, assuming "
-            f"that the arms disagree on a share of {discordance:g} of the items)",
+            f"{items} evaluation items detect a gain of {gain:g} with probability {power:.2f}, not "
+            f"{rule.power:g} (level {lowest_level(rule, plan):.2g}, the lowest that alpha {rule.alpha:g} has "
+            f"come to before a first promotion, assuming that the arms disagree on a share of "
+            f"{max(rule.discordance, gain):g} of the items)",
             where="promotion",
-            fix=f"evaluate at least {needed} items in {' and '.join(rule.suites)} together, plan fewer "
-            "rounds, or raise promotion.minimum_gain",
+            fix=f"evaluate at least {needed} items in {' and '.join(rule.suites)} together, lower "
+            "continuation.patience, or raise promotion.minimum_gain",
         )
     return power
+
+
+def check_guard(rule: PromotionRule, items: Mapping[str, int]) -> float:
+    """The chance that a candidate just as good as its incumbent passes the guard, for `rule.guard_margin`.
+
+    Args:
+        rule: the promotion rule; without a margin every such candidate counts as passing.
+        items: items of each guard skill, assumed to disagree between the arms on a share
+            `rule.discordance`.
+
+    Raises:
+        SelfimpError: the items are too few to exclude a fall by the margin, with how many it takes.
+    """
+    if rule.guard_margin is None or not items:
+        return 1.0
+    powers = [
+        non_inferiority_power(n, rule.guard_margin, rule.discordance, rule.guard_alpha) if n else 0.0
+        for n in items.values()
+    ]
+    if prod(powers) < rule.power:
+        each = rule.power ** (1 / len(items))
+        needed = minimum_guard_items(rule.guard_margin, rule.discordance, rule.guard_alpha, each)
+        raise SelfimpError(
+            f"a candidate just as good as its incumbent would pass the guard with probability "
+            f"{prod(powers):.2f}, not {rule.power:g}: {sum(items.values())} items of {', '.join(items)} do "
+            f"not exclude a fall by {rule.guard_margin:g} (assuming that the arms disagree on a share of "
+            f"{rule.discordance:g} of them)",
+            where="promotion.guard_margin",
+            fix=f"give every guard skill at least {needed} items (pools.guard), or raise the margin",
+        )
+    return prod(powers)
+
+
+def _power(rule: PromotionRule, gain: float, items: int, plan: Continuation) -> Power:
+    level, critical_wins = lowest_level(rule, plan), _CRITICAL_WINS[rule.test]
+    discordance = max(rule.discordance, gain)
+    return Power(
+        gain=gain,
+        power=paired_power(items, gain, discordance, level, critical_wins) if items else 0.0,
+        items=minimum_items(gain, discordance, level, rule.power, critical_wins),
+    )
 
 
 def judge(
     evaluations: pl.DataFrame,
     rule: PromotionRule,
     skill_weights: Mapping[str, float],
-    planned_rounds: int,
+    plan: Continuation,
     round_number: int,
+    line: Sequence[PastTest] = (),
     alarms: Sequence[str] = (),
 ) -> Verdict:
     """The verdict on a candidate.
 
     It is promoted if the paired test is significant at this round's share of alpha, its accuracy on the
-    campaign's mix rose, no guard skill fell beyond its interval and no hard alarm sounds. The test is the
-    exact McNemar test where all scores are 0 or 1, where every item counts alike; otherwise a sign-flip
-    permutation of the differences, weighted as the mix weighs them. The same rows give the same verdict
-    in any order.
+    campaign's mix rose, every guard skill holds and no hard alarm sounds. The test is the exact McNemar
+    test where all scores are 0 or 1, where every item counts alike; otherwise a sign-flip permutation of
+    the differences, weighted as the mix weighs them; or, for `rule.test: e_value`, an e-value in which every
+    item counts alike. The same rows give the same verdict in any order.
+
+    A guard skill holds if its interval is not wholly below 0; the intervals hold together (Bonferroni). With
+    `rule.guard_margin` it holds if the test of non-inferiority is significant at `rule.guard_alpha`. No
+    correction is needed for these: a candidate that fell by the margin in any skill must pass the test of
+    that very skill (intersection-union test, Berger 1982, doi:10.1080/00401706.1982.10487790).
 
     Args:
         evaluations: rows of `records.EVALUATIONS` with the arms incumbent and candidate.
         rule: the promotion rule.
         skill_weights: the campaign's mix, skill to positive weight.
-        planned_rounds: rounds over which alpha is spent.
+        plan: the campaign's continuation, over which alpha is spent.
         round_number: this round, counted from 0.
+        line: the ancestors of the round, with the levels of their tests.
         alarms: hard alarms of other checks (contamination, safety, collapse), as sentences.
 
     Raises:
         SelfimpError: the arms cannot be compared, no item is under test, or a skill has no positive weight.
-        ValueError: no round is planned, or the round number is negative.
+        ValueError: the round number is negative.
     """
-    alpha = alpha_for_round(rule.alpha, planned_rounds, round_number)
+    alpha = level_of_round(rule.alpha, plan.rounds, plan.patience, round_number, line)
     pairs = pair_arms(evaluations)
     # An item that a small family puts into both suites is one observation, not two.
     tested = pairs.filter(pl.col("suite").is_in(rule.suites)).unique(
@@ -193,7 +298,7 @@ def judge(
     weights = item_weights(tested["skill"].to_list(), skill_weights)
     differences = (tested["after"] - tested["before"]).to_numpy()
     gain = float(differences @ weights)
-    test: Literal["exact McNemar", "sign-flip permutation"]
+    test: Literal["exact McNemar", "sign-flip permutation", "e-value"]
     if tested.select(pl.all_horizontal(pl.col("before", "after").is_in([0.0, 1.0]).all())).item():
         test, p_value = "exact McNemar", mcnemar_exact(wins, losses)
         interval = paired_difference_interval(differences, _CONFIDENCE, weights)
@@ -202,27 +307,24 @@ def judge(
         weighted = differences * weights * tested.height  # its plain mean is the gain on the mix
         test, p_value = "sign-flip permutation", sign_flip_permutation(weighted, seed)
         interval = paired_bootstrap(weighted, _CONFIDENCE, seed)
+    if rule.test == "e_value":
+        test, p_value = "e-value", e_value_p(differences)
 
-    guards = _guard_results(pairs.filter(pl.col("suite") == "guard"), rule.guard_alpha)
-    alarms = (*alarms, *_leakage_alarm(evaluations, rule, skill_weights, planned_rounds))
+    guards = _guard_results(pairs.filter(pl.col("suite") == "guard"), rule)
+    alarms = (*alarms, *_leakage_alarm(evaluations, rule, skill_weights, plan, round_number))
     obstacles: list[str] = []
     if policy_of(evaluations, "incumbent") == policy_of(evaluations, "candidate"):
         obstacles.append("the candidate has the same weights as the incumbent.")
     counts = f"{wins} items won, {losses} lost of {tested.height}"
-    if alpha == 0:
-        obstacles.append(
-            f"{counts}, but round {round_number} lies beyond the {planned_rounds} planned rounds."
-        )
+    if plan.rounds is not None and round_number >= plan.rounds:
+        obstacles.append(f"{counts}, but round {round_number} lies beyond the {plan.rounds} planned rounds.")
+    elif alpha == 0:
+        obstacles.append(f"{counts}, but the rounds before have spent all of alpha {rule.alpha:g}.")
     elif p_value > alpha:
         obstacles.append(f"{counts} (p = {p_value:.2g} > {alpha:.3g}).")
     if p_value <= alpha and gain <= 0:
         obstacles.append(f"{counts}, but accuracy on the campaign's mix did not rise (gain {gain:.3f}).")
-    obstacles += [
-        f"guard skill {guard.skill} fell from {guard.incumbent:.2f} to {guard.candidate:.2f} "
-        f"(difference {guard.difference:.2f}, interval {guard.low:.2f} to {guard.high:.2f})."
-        for guard in guards
-        if guard.regressed
-    ]
+    obstacles += [_guard_obstacle(guard, rule) for guard in guards if guard.regressed]
     obstacles += [f"hard alarm: {alarm}" for alarm in alarms]
     return Verdict(
         promoted=not obstacles,
@@ -243,30 +345,52 @@ def judge(
     )
 
 
-def _guard_results(pairs: pl.DataFrame, guard_alpha: float) -> tuple[GuardResult, ...]:
+def _guard_results(pairs: pl.DataFrame, rule: PromotionRule) -> tuple[GuardResult, ...]:
     """Each guard skill, its interval at a confidence that holds for all of them together (Bonferroni)."""
     groups = pairs.sort("skill", "item_id").partition_by("skill")
-    confidence = 1 - guard_alpha / max(1, len(groups))
-    return tuple(_guard_result(group, confidence) for group in groups)
+    confidence = 1 - rule.guard_alpha / max(1, len(groups))
+    return tuple(_guard_result(group, rule, confidence) for group in groups)
 
 
-def _guard_result(pairs: pl.DataFrame, confidence: float) -> GuardResult:
+def _guard_result(pairs: pl.DataFrame, rule: PromotionRule, confidence: float) -> GuardResult:
     before, after = pairs["before"].to_numpy(), pairs["after"].to_numpy()
-    interval = paired_difference_interval(after - before, confidence)
+    differences = after - before
+    interval = paired_difference_interval(differences, confidence)
+    p_value = None
+    if rule.guard_margin is not None:
+        won, lost = differences.clip(min=0).sum(), -differences.clip(max=0).sum()
+        p_value = float(non_inferiority(won, lost, pairs.height, rule.guard_margin))
     return GuardResult(
         skill=pairs["skill"][0],
         incumbent=float(np.mean(before)),
         candidate=float(np.mean(after)),
-        difference=float(np.mean(after - before)),
+        difference=float(np.mean(differences)),
         low=interval.low,
         high=interval.high,
         n=pairs.height,
-        regressed=interval.high < 0,
+        regressed=interval.high < 0 if p_value is None else p_value > rule.guard_alpha,
+        p_value=p_value,
+    )
+
+
+def _guard_obstacle(guard: GuardResult, rule: PromotionRule) -> str:
+    if guard.p_value is None:
+        return (
+            f"guard skill {guard.skill} fell from {guard.incumbent:.2f} to {guard.candidate:.2f} "
+            f"(difference {guard.difference:.2f}, interval {guard.low:.2f} to {guard.high:.2f})."
+        )
+    return (
+        f"guard skill {guard.skill} went from {guard.incumbent:.2f} to {guard.candidate:.2f}, and a fall by "
+        f"{rule.guard_margin:g} is not excluded (p = {guard.p_value:.2g} > {rule.guard_alpha:g})."
     )
 
 
 def _leakage_alarm(
-    evaluations: pl.DataFrame, rule: PromotionRule, skill_weights: Mapping[str, float], planned_rounds: int
+    evaluations: pl.DataFrame,
+    rule: PromotionRule,
+    skill_weights: Mapping[str, float],
+    plan: Continuation,
+    round_number: int,
 ) -> tuple[str, ...]:
     """An alarm if the candidate knows the fixed items better than new ones of the same skills."""
     answers = evaluations.filter(pl.col("arm") == "candidate").sort("suite", "item_id")
@@ -275,7 +399,7 @@ def _leakage_alarm(
     if not shared:
         return ()
     # The alarm is one-sided: both tails of the interval would hold twice the error that it may spend.
-    confidence = 1 - 2 * rule.leakage_alpha / planned_rounds
+    confidence = 1 - 2 * rule.leakage_alpha * _share_of_alarms(plan, round_number)
     known, new = (
         suite_accuracy(rows.filter(pl.col("skill").is_in(shared)), suite, skill_weights, confidence)
         for rows, suite in ((anchor, "anchor"), (fresh, "fresh"))
@@ -288,3 +412,8 @@ def _leakage_alarm(
         f"the same skills (difference {known.value - new.value:.2f}, interval {gap.low:.2f} to "
         f"{gap.high:.2f}): anchor items may have leaked into its training.",
     )
+
+
+def _share_of_alarms(plan: Continuation, round_number: int) -> float:
+    """The share of the error that the alarm of one round may spend; over the rounds they add up to one."""
+    return 1 / plan.rounds if plan.rounds else 1 / ((round_number + 1) * (round_number + 2))

@@ -19,9 +19,11 @@ from selfimp_dagster.lifecycle.evaluation.report import (
     Score,
     SkillScore,
     StageCost,
+    read_report,
 )
 from selfimp_dagster.lifecycle.evaluation.rewording import reworded_answers, reworded_items
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
+from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -83,8 +85,9 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         evaluations,
         campaign.promotion,
         campaign.skill_weights,
-        campaign.continuation.rounds,
+        campaign.continuation,
         key.number,
+        _tested(bench.store, policy),
         alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
     )
     evidence = gather_evidence(bench.store, policy, items, evaluations, rewordings, verdict, probe)
@@ -192,3 +195,10 @@ def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema
     return pl.concat(
         [schema.to_frame(), *(report.table(table, schema) for report in reports if report.has_table(table))]
     )
+
+
+def _tested(store: ArtifactStore, policy: Policy) -> list[PastTest]:
+    """The rounds before this one in its line, as their own tests left them."""
+    ancestors = [RoundKey.parse(ancestor) for ancestor in policy.ancestors]
+    verdicts = [(key, read_report(store, key).verdict) for key in ancestors]
+    return [PastTest(key.number, verdict.alpha, verdict.promoted) for key, verdict in verdicts]

@@ -4,8 +4,8 @@ Pure functions; scores and accuracies are shares in [0, 1], differences lie in [
 imported where it is used: it costs more than a second, and the code location imports this module.
 """
 
-from collections.abc import Sequence
-from math import comb, sqrt
+from collections.abc import Callable, Iterable, Sequence
+from math import comb, exp, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ RESAMPLES = 19_999  # resolves p-values down to 5e-5: a campaign alpha of 0.05 o
 _BATCH = 1_000  # resamples held in memory at once
 _TAIL = 1e-12  # probability that power calculations may ignore on either side
 _TEETH = 10  # of the sawtooth that power is in n; farther down it cannot reach the power again
+_BETS: Vector = np.arange(1, 100) / 100  # shares of its capital that the e-value's player stakes on each item
 
 
 class Interval(NamedTuple):
@@ -25,6 +26,14 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class PastTest(NamedTuple):
+    """A round that was tested: its number, the level of its test, and whether it was promoted."""
+
+    number: int
+    level: float
+    promoted: bool
 
 
 class Estimate(NamedTuple):
@@ -272,18 +281,88 @@ def independent_difference_interval(first: Estimate, second: Estimate) -> Interv
     )
 
 
-def alpha_for_round(alpha: float, planned_rounds: int, round_number: int) -> float:
-    """The share of a campaign's error probability that one round may spend; rounds count from 0.
+def level_of_round(
+    alpha: float,
+    planned_rounds: int | None,
+    patience: int,
+    round_number: int,
+    line: Iterable[PastTest] = (),
+) -> float:
+    """The level of a round's test: what is left of alpha over the rounds that may still fail.
 
-    Uniform spending: by Bonferroni's inequality the chance of any false promotion in the campaign is at
-    most alpha, however the rounds depend on each other. Rounds beyond the plan get nothing.
+    A round that is not promoted spends its level, a promoted one spends nothing. What is left is divided by
+    `patience`, or by the rounds left of the plan if they are fewer; beyond the plan the level is 0.
+
+    Why the chance of any false promotion in the campaign is at most alpha, if each p-value is valid given
+    the past (arXiv:2210.01948): up to the first false promotion, every round whose candidate is no better
+    spends its level and every promoted round had a better candidate, so the levels that can do harm add up
+    to at most alpha, and with them the chance of harm. Candidates may depend on all that came before, and
+    so, in a line without branches, may the plan. It is an online form of the fallback procedure (Wiens and
+    Dmitrienko 2005, doi:10.1080/10543400500265660; Tian and Ramdas 2021, doi:10.1177/0962280220983381).
+
+    Branches share the plan. A round knows the verdicts of its own line; every other number before it counts
+    as not promoted. That can only lower its level, since a promotion anywhere raises all later levels: so
+    what one round passed on is never counted in two branches.
+
+    Args:
+        alpha: error probability of the whole campaign.
+        planned_rounds: rounds of the plan; None in an open-ended campaign.
+        patience: rounds in a row without promotion after which the campaign stops.
+        round_number: this round, counted from 0.
+        line: its ancestors.
 
     Raises:
-        ValueError: alpha is not in (0, 1), no round is planned, or the round number is negative.
+        ValueError: alpha is not in (0, 1), no round is planned, the patience is below 1 or the round number
+            is negative.
     """
-    if not 0 < alpha < 1 or planned_rounds < 1 or round_number < 0:
-        raise ValueError(f"alpha {alpha}, {planned_rounds} planned rounds, round {round_number}")
-    return alpha / planned_rounds if round_number < planned_rounds else 0.0
+    planned_none = planned_rounds is not None and planned_rounds < 1
+    if not 0 < alpha < 1 or planned_none or patience < 1 or round_number < 0:
+        raise ValueError(
+            f"alpha {alpha}, {planned_rounds} planned rounds, patience {patience}, round {round_number}"
+        )
+
+    def share(left: float, number: int) -> float:
+        may_fail = patience if planned_rounds is None else min(patience, planned_rounds - number)
+        return left / may_fail if may_fail > 0 else 0.0
+
+    tested = {round_.number: round_ for round_ in line}
+    left = alpha
+    for number in range(round_number):
+        round_ = tested.get(number)
+        if round_ is None:
+            left -= share(left, number)
+        elif not round_.promoted:
+            left = max(0.0, left - round_.level)
+    return share(left, round_number)
+
+
+def log_e_value(differences: Sequence[float] | Vector) -> float:
+    """Natural logarithm of the e-value against "the mean paired difference is at most zero".
+
+    A player stakes the share b of its capital on every item, which multiplies the capital by 1 + b times the
+    difference; the e-value is its capital after all items from 1, averaged over b = 0.01 to 0.99. If the
+    candidate is no better its expected value is at most 1 after any number of items, so an evaluation may
+    be extended by further items, and tested again, as often as one likes: the chance that 1 / e ever falls
+    to a level is at most that level. For differences of -1, 0 and 1 it is the likelihood ratio of the win
+    probabilities (1 + b) / 2 against 1/2. Waudby-Smith and Ramdas 2024, doi:10.1093/jrsssb/qkad009; Ramdas et
+    al. 2023, arXiv:2210.01948; Robbins 1970, doi:10.1214/aoms/1177696786.
+
+    Raises:
+        ValueError: no items, or a difference is outside [-1, 1].
+    """
+    values = _finite(differences)
+    if values.min() < -1 or values.max() > 1:
+        raise ValueError("differences must lie in [-1, 1]")
+    return float(_log_mean_exp(np.log1p(np.multiply.outer(_BETS, values)).sum(axis=1)))
+
+
+def e_value_p(differences: Sequence[float] | Vector) -> float:
+    """The p-value that an e-value is, 1 / e: valid however often the evaluation is extended.
+
+    Raises:
+        ValueError: as `log_e_value`.
+    """
+    return min(1.0, exp(-log_e_value(differences)))
 
 
 def mcnemar_critical_wins(discordant: npt.ArrayLike, alpha: float) -> npt.NDArray[np.int64]:
@@ -300,14 +379,40 @@ def mcnemar_critical_wins(discordant: npt.ArrayLike, alpha: float) -> npt.NDArra
     return critical
 
 
-def mcnemar_power(n: int, gain: float, discordance: float, alpha: float) -> float:
-    """Exact probability that `mcnemar_exact` is at most alpha on n items.
+def e_value_critical_wins(discordant: npt.ArrayLike, alpha: float) -> npt.NDArray[np.int64]:
+    """The fewest wins among so many discordant items at which `e_value_p` is at most alpha.
+
+    Where no number of wins suffices, the answer is one more than the discordant items.
+    """
+    counts = np.asarray(discordant, dtype=np.int64)
+    low, high = np.full_like(counts, -1), counts + 1  # too few wins; enough, or more than there are
+    while (high - low > 1).any():
+        wins = (low + high) // 2
+        growth = np.multiply.outer(wins, np.log1p(_BETS)) + np.multiply.outer(counts - wins, np.log1p(-_BETS))
+        enough = _log_mean_exp(growth) >= -np.log(alpha)
+        low, high = np.where(enough, low, wins), np.where(enough, wins, high)
+    return high
+
+
+CriticalWins = Callable[[npt.ArrayLike, float], npt.NDArray[np.int64]]
+"""Discordant items and the level of a test -> the fewest wins that it rejects at."""
+
+
+def paired_power(
+    n: int,
+    gain: float,
+    discordance: float,
+    alpha: float,
+    critical_wins: CriticalWins = mcnemar_critical_wins,
+) -> float:
+    """Exact probability that a test of the items won and lost is significant on n items.
 
     Args:
         n: items that both arms answer.
         gain: true difference in accuracy.
         discordance: share of items on which the arms disagree.
         alpha: one-sided level of the test.
+        critical_wins: the test, `mcnemar_critical_wins` or `e_value_critical_wins`.
 
     The number of discordant items is binomial and so, given it, is the number of wins.
     Duffy 1984, doi:10.2307/2531164.
@@ -317,38 +422,109 @@ def mcnemar_power(n: int, gain: float, discordance: float, alpha: float) -> floa
     """
     from scipy.stats import binom
 
-    if n < 1 or not 0 < discordance <= 1 or abs(gain) > discordance:
-        raise ValueError(f"n {n}, gain {gain}, discordance {discordance}")
-    least, most = binom.ppf(_TAIL, n, discordance), binom.isf(_TAIL, n, discordance)
-    discordant = np.arange(max(1, int(least)), int(most) + 1)
-    critical = mcnemar_critical_wins(discordant, alpha)
-    rejects = binom.sf(critical - 1, discordant, (1 + gain / discordance) / 2)
-    return float(binom.pmf(discordant, n, discordance) @ rejects)
+    discordant, chances, win = _discordant_items(n, gain, discordance)
+    critical = critical_wins(discordant, alpha)
+    return float(chances @ binom.sf(critical - 1, discordant, win))
 
 
-def minimum_items(gain: float, discordance: float, alpha: float, power: float) -> int:
-    """The smallest number of items on which the exact McNemar test has that power.
+def minimum_items(
+    gain: float,
+    discordance: float,
+    alpha: float,
+    power: float,
+    critical_wins: CriticalWins = mcnemar_critical_wins,
+) -> int:
+    """The smallest number of items on which the test has that power.
 
     Raises:
         ValueError: the gain is not in (0, discordance], or alpha or power is not in (0, 1).
     """
     if not 0 < gain <= discordance or not 0 < alpha < 1 or not 0 < power < 1:
         raise ValueError(f"gain {gain}, discordance {discordance}, alpha {alpha}, power {power}")
+    return _first(lambda n: paired_power(n, gain, discordance, alpha, critical_wins), discordance, power)
+
+
+def non_inferiority(wins: npt.ArrayLike, losses: npt.ArrayLike, n: int, margin: float) -> Vector:
+    """One-sided p-values of "accuracy fell by less than the margin", from the items won and lost of n.
+
+    The score test of a paired difference (Tango 1998,
+    doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B). For graded scores, `wins` and
+    `losses` are the sums of what items gained and lost; their variance is at most that of 0/1 scores with
+    the same sums, so the test is conservative then.
+
+    Raises:
+        ValueError: n is below 1 or the margin is not in (0, 1).
+    """
+    from scipy.stats import norm
+
+    if n < 1 or not 0 < margin < 1:
+        raise ValueError(f"n {n}, margin {margin}")
+    won, lost = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    # The likeliest share of items won, if the difference were just -margin: the root of a quadratic.
+    linear = (2 * n + won - lost) * margin - won - lost
+    share = (np.sqrt(linear**2 + 8 * n * won * margin * (1 - margin)) - linear) / (4 * n)
+    variance = n * (2 * share + margin * (1 - margin))
+    p_values: Vector = norm.sf((won - lost + n * margin) / np.sqrt(variance))
+    return p_values
+
+
+def non_inferiority_power(n: int, margin: float, discordance: float, alpha: float) -> float:
+    """Exact probability that `non_inferiority` is at most alpha for a candidate that is just as good.
+
+    Raises:
+        ValueError: n is below 1, the margin is not in (0, 1) or the discordance not in (0, 1].
+    """
+    from scipy.stats import binom
+
+    discordant, chances, _ = _discordant_items(n, 0.0, discordance)
+    wins = np.arange(discordant[-1] + 1)
+    passes = non_inferiority(wins, np.maximum(discordant[:, None] - wins, 0), n, margin) <= alpha
+    return float(chances @ (binom.pmf(wins, discordant[:, None], 0.5) * passes).sum(axis=1))
+
+
+def minimum_guard_items(margin: float, discordance: float, alpha: float, power: float) -> int:
+    """The smallest number of items on which a candidate that is just as good passes with that probability.
+
+    Raises:
+        ValueError: a value is not in (0, 1), or the discordance not in (0, 1].
+    """
+    if not 0 < margin < 1 or not 0 < discordance <= 1 or not 0 < alpha < 1 or not 0 < power < 1:
+        raise ValueError(f"margin {margin}, discordance {discordance}, alpha {alpha}, power {power}")
+    return _first(lambda n: non_inferiority_power(n, margin, discordance, alpha), discordance, power)
+
+
+def _first(power_at: Callable[[int], float], discordance: float, power: float) -> int:
+    """The smallest number of items with that power."""
     low, high = 0, 1
-    while mcnemar_power(high, gain, discordance, alpha) < power:
+    while power_at(high) < power:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if mcnemar_power(middle, gain, discordance, alpha) < power:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if power_at(middle) < power else (low, middle)
     # Exact power is a sawtooth in n, with a tooth for every two discordant items: the bisection ends on one
     # of its edges, and an earlier one may do.
     for n in range(max(1, high - int(_TEETH * 2 / discordance)), high):
-        if mcnemar_power(n, gain, discordance, alpha) >= power:
+        if power_at(n) >= power:
             return n
     return high
+
+
+def _discordant_items(n: int, gain: float, discordance: float) -> tuple[npt.NDArray[np.int64], Vector, float]:
+    """How many of n items may be discordant, the chance of each number, and that one of them is won."""
+    from scipy.stats import binom
+
+    if n < 1 or not 0 < discordance <= 1 or abs(gain) > discordance:
+        raise ValueError(f"n {n}, gain {gain}, discordance {discordance}")
+    least, most = binom.ppf(_TAIL, n, discordance), binom.isf(_TAIL, n, discordance)
+    discordant = np.arange(int(least), int(most) + 1)
+    return discordant, binom.pmf(discordant, n, discordance), (1 + gain / discordance) / 2
+
+
+def _log_mean_exp(growth: Vector) -> Vector:
+    """log(mean(exp)) over the last axis, without overflow."""
+    most = growth.max(axis=-1, keepdims=True)
+    mean: Vector = most[..., 0] + np.log(np.exp(growth - most).mean(axis=-1))
+    return mean
 
 
 def _two_sided_z(confidence: float) -> float:

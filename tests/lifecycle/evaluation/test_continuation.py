@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import (
@@ -33,6 +34,21 @@ def test_the_first_round_starts() -> None:
     assert decide([], Continuation(rounds=8), MIX) == Decision(
         proceed=True, reason="Proceeds: the first of 8 planned rounds."
     )
+
+
+def test_an_open_ended_campaign_has_no_last_round() -> None:
+    plan = Continuation(rounds=None, patience=3)
+    assert decide([], plan, MIX).reason == "Proceeds: the first round."
+    far = [summary(998), summary(999)]
+    assert decide(far, plan, MIX).reason == "Proceeds: 1000 rounds are done and arithmetic/0999 was promoted."
+    rejected = [summary(number, promoted=False) for number in (7, 8, 9)]
+    assert decide(rejected, plan, MIX).reason == (
+        "Stopped: 3 rounds in a row without a promotion (patience 3)."
+    )
+    with pytest.raises(ValidationError):
+        Continuation(rounds=0)
+    with pytest.raises(ValidationError):
+        Continuation()  # type: ignore[call-arg]
 
 
 def test_the_next_round_starts_with_directives() -> None:

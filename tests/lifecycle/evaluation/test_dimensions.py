@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.dimensions import (
     DRAWS,
     MEASURES,
@@ -60,7 +61,7 @@ def evidence(evaluations: pl.DataFrame, **changes: Any) -> Evidence:
         "draws": {"incumbent": nothing, "candidate": nothing},
         "votes_before": nothing,
         "selection": SELECTION.to_frame(),
-        "verdict": judge(evaluations, PromotionRule(), MIX, 4, 0),
+        "verdict": judge(evaluations, PromotionRule(), MIX, Continuation(rounds=4), 0),
         "probe": SOUND,
         "skill_weights": MIX,
     }
@@ -261,7 +262,7 @@ def test_flags_and_contamination_are_counted(make_rows: MakeRows) -> None:
 
 
 def test_costs_scale_the_gain(make_rows: MakeRows) -> None:
-    verdict = judge(make_rows([0] * 50, [1] * 25 + [0] * 25), PromotionRule(), MIX, 4, 0)
+    verdict = judge(make_rows([0] * 50, [1] * 25 + [0] * 25), PromotionRule(), MIX, Continuation(rounds=4), 0)
     rows = cost_dimensions(verdict, seconds=500.0, tokens=250_000, corpus_tokens=9_000, kept=30)
     per_time, per_token = found(rows, "gain_per_1000_seconds"), found(rows, "gain_per_million_tokens")
     assert (per_time["value"], per_token["value"]) == pytest.approx((1.0, 2.0))

@@ -9,17 +9,36 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, Verdict, check_power, judge
+from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
+from selfimp_dagster.lifecycle.evaluation.promotion import (
+    PromotionRule,
+    Verdict,
+    check_guard,
+    check_power,
+    judge,
+    lowest_level,
+    power_table,
+)
 from selfimp_dagster.lifecycle.evaluation.statistics import (
+    PastTest,
+    e_value_critical_wins,
+    e_value_p,
     mcnemar_exact,
-    mcnemar_power,
+    minimum_guard_items,
+    minimum_items,
+    non_inferiority,
+    non_inferiority_power,
     paired_difference_interval,
+    paired_power,
 )
 
 MakeRows = Callable[..., pl.DataFrame]
 
 MIX = {"sums": 1.0}
 RULE = PromotionRule()
+PLAN = Continuation(rounds=8, patience=8)
+ONE_ROUND = Continuation(rounds=1)
+OPEN = Continuation(rounds=None)
 
 binary = st.lists(
     st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40
@@ -28,8 +47,8 @@ graded = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_s
 
 
 def verdict_on(rows: pl.DataFrame, **changes: Any) -> Verdict:
-    arguments: dict[str, Any] = {"skill_weights": MIX, "planned_rounds": 8, "round_number": 0}
-    return judge(rows, RULE, **(arguments | changes))
+    arguments: dict[str, Any] = {"rule": RULE, "skill_weights": MIX, "plan": PLAN, "round_number": 0}
+    return judge(rows, **(arguments | changes))
 
 
 def outcomes(wins: int, losses: int, n: int) -> tuple[list[int], list[int]]:
@@ -64,7 +83,7 @@ def test_a_candidate_that_is_better_by_luck_is_not(make_rows: MakeRows) -> None:
     verdict = verdict_on(rows)
     assert not verdict.promoted
     assert verdict.reasons == ("Rejected: 30 items won, 17 lost of 300 (p = 0.039 > 0.00625).",)
-    assert verdict_on(rows, planned_rounds=1).promoted
+    assert verdict_on(rows, plan=ONE_ROUND).promoted
 
 
 def test_nothing_is_promoted_beyond_the_plan(make_rows: MakeRows) -> None:
@@ -182,7 +201,7 @@ def test_of_two_policies_at_most_one_is_promoted_over_the_other(
     make_rows: MakeRows, pairs: list[tuple[float, float]]
 ) -> None:
     before, after = zip(*pairs, strict=True)
-    ways = [verdict_on(make_rows(*arms), planned_rounds=1) for arms in ((before, after), (after, before))]
+    ways = [verdict_on(make_rows(*arms), plan=ONE_ROUND) for arms in ((before, after), (after, before))]
     assert not (ways[0].promoted and ways[1].promoted)
     assert ways[0].gain == pytest.approx(-ways[1].gain)
     assert all(0 < way.p_value <= 1 for way in ways)
@@ -195,23 +214,152 @@ def test_without_items_under_test_there_is_no_verdict(make_rows: MakeRows) -> No
 
 def test_a_campaign_that_cannot_see_its_gain_is_refused() -> None:
     rule = PromotionRule(minimum_gain=0.1)
-    assert check_power(rule, 300, planned_rounds=8) == mcnemar_power(300, 0.1, 0.2, 0.05 / 8)
+    assert check_power(rule, 300, PLAN) == paired_power(300, 0.1, 0.2, 0.05 / 8)
     with pytest.raises(SelfimpError, match=r"disagree on a share of 0\.2 .*\n.*at least 229 items"):
-        check_power(rule, 200, planned_rounds=8)
+        check_power(rule, 200, PLAN)
     with pytest.raises(SelfimpError, match="0 evaluation items"):
-        check_power(rule, 0, planned_rounds=8)
-    check_power(
-        PromotionRule(minimum_gain=0.4), 60, planned_rounds=8
-    )  # more gain than the assumed discordance
+        check_power(rule, 0, PLAN)
+    check_power(PromotionRule(minimum_gain=0.4), 60, PLAN)  # more gain than the assumed discordance
+
+
+@pytest.mark.parametrize("plan", [PLAN, ONE_ROUND, OPEN, Continuation(rounds=8, patience=3)])
+@pytest.mark.parametrize("test", ["p_value", "e_value"])
+def test_the_items_that_a_refusal_asks_for_are_enough_and_no_more(plan: Continuation, test: str) -> None:
+    rule = PromotionRule(minimum_gain=0.15, test=test)  # type: ignore[arg-type]
+    [needed] = [row.items for row in power_table(rule, 100, plan) if row.gain == 0.15]
+    assert check_power(rule, needed, plan) >= 0.8
+    with pytest.raises(SelfimpError, match=f"at least {needed} items in anchor and fresh together"):
+        check_power(rule, needed - 1, plan)
+
+
+def test_the_table_of_powers_is_that_of_the_check() -> None:
+    rule = PromotionRule(minimum_gain=0.1, test="e_value")
+    rows = power_table(rule, 300, PLAN)
+    assert [row.gain for row in rows] == [0.03, 0.05, 0.08, 0.1, 0.12, 0.2]
+    assert [row.power for row in rows] == sorted(row.power for row in rows)
+    assert rows[3].power == paired_power(300, 0.1, 0.2, 0.05 / 8, e_value_critical_wins)
+    assert rows[3].items == minimum_items(0.1, 0.2, 0.05 / 8, 0.8, e_value_critical_wins)
+
+
+def test_power_is_promised_for_every_round_before_a_first_promotion() -> None:
+    plan = Continuation(rounds=8, patience=3)
+    assert lowest_level(RULE, plan) == pytest.approx(0.05 / 3 * (2 / 3) ** 2)
+    assert lowest_level(RULE, OPEN) == pytest.approx(0.05 / 3 * (2 / 3) ** 2)
+    assert lowest_level(RULE, PLAN) == pytest.approx(0.05 / 8)
+    assert lowest_level(RULE, Continuation(rounds=None, patience=1)) == 0.05
+
+
+def test_a_round_has_what_the_rejected_rounds_of_its_line_left(make_rows: MakeRows) -> None:
+    rows = make_rows(*outcomes(35, 17, 300))  # p = 0.0088
+    rejected, promoted = PastTest(0, 0.05 / 8, False), PastTest(0, 0.05 / 8, True)
+    assert verdict_on(rows, round_number=1, line=[rejected]).alpha == pytest.approx(0.05 / 8)
+    assert verdict_on(rows, round_number=1, line=[promoted]).alpha == pytest.approx(0.05 / 7)
+    assert not verdict_on(rows, round_number=1, line=[promoted]).promoted
+    line = [PastTest(number, 0.05 / 8, True) for number in range(3)]
+    assert verdict_on(rows, round_number=3, line=line).promoted
+
+
+def test_an_open_ended_campaign_tests_as_long_as_it_likes(make_rows: MakeRows) -> None:
+    rows = make_rows(*outcomes(61, 12, 300))
+    assert verdict_on(rows, plan=OPEN).alpha == pytest.approx(0.05 / 3)
+    late = verdict_on(rows, plan=OPEN, round_number=20)
+    assert late.promoted
+    assert late.alpha == pytest.approx(0.05 / 3 * (2 / 3) ** 20)
+
+
+def test_a_campaign_that_has_spent_its_error_promotes_nothing(make_rows: MakeRows) -> None:
+    plan = Continuation(rounds=None, patience=1)
+    verdict = verdict_on(
+        make_rows(*outcomes(61, 12, 300)), plan=plan, round_number=1, line=[PastTest(0, 0.05, False)]
+    )
+    assert verdict.reasons == (
+        "Rejected: 61 items won, 12 lost of 300, but the rounds before have spent all of alpha 0.05.",
+    )
+
+
+def test_the_leakage_alarm_of_an_open_ended_campaign_spends_ever_less(make_rows: MakeRows) -> None:
+    rows = pl.concat(
+        [
+            make_rows([0] * 60 + [1] * 40, [0] * 60 + [1] * 40, suite="fresh"),
+            make_rows([0] * 60 + [1] * 40, [0] * 43 + [1] * 57),
+        ]
+    )
+    assert verdict_on(rows, plan=OPEN).alarms
+    assert not verdict_on(rows, plan=OPEN, round_number=9).alarms
+
+
+def test_an_e_value_promotes_on_clearer_evidence(make_rows: MakeRows) -> None:
+    rule = PromotionRule(test="e_value")
+    differences = [1.0] * 61 + [-1.0] * 12 + [0.0] * 227
+    verdict = verdict_on(make_rows(*outcomes(61, 12, 300)), rule=rule)
+    assert verdict.promoted
+    assert (verdict.test, verdict.p_value) == ("e-value", e_value_p(differences))
+    narrow = make_rows(*outcomes(45, 20, 300))  # p = 0.0013
+    assert verdict_on(narrow).promoted
+    assert not verdict_on(narrow, rule=rule).promoted
+    graded = verdict_on(make_rows([0.2] * 60, [0.7] * 60), rule=rule)
+    assert (graded.test, graded.promoted) == ("e-value", True)
+
+
+MARGIN = PromotionRule(guard_margin=0.1)
+
+
+def test_with_a_margin_a_guard_skill_must_be_shown_to_hold(make_rows: MakeRows) -> None:
+    rows = pl.concat(
+        [
+            make_rows(*outcomes(61, 12, 300)),
+            make_rows(*outcomes(2, 8, 100), suite="guard", skill="letters"),
+            make_rows(*outcomes(1, 4, 100), suite="guard", skill="words"),
+        ]
+    )
+    assert verdict_on(rows).promoted  # neither fall is proven
+    verdict = verdict_on(rows, rule=MARGIN)
+    assert verdict.reasons == (
+        "Rejected: guard skill letters went from 0.98 to 0.92, and a fall by 0.1 is not excluded "
+        "(p = 0.12 > 0.05).",
+    )
+    assert [(guard.skill, guard.regressed) for guard in verdict.guards] == [
+        ("letters", True),
+        ("words", False),
+    ]
+    assert [guard.p_value for guard in verdict.guards] == pytest.approx(
+        [float(non_inferiority(2, 8, 100, 0.1)), float(non_inferiority(1, 4, 100, 0.1))]
+    )
+
+
+def test_a_fall_within_the_margin_is_none(make_rows: MakeRows) -> None:
+    rows = pl.concat(
+        [
+            make_rows(*outcomes(61, 12, 300)),
+            make_rows(*outcomes(0, 12, 500), suite="guard", skill="words"),
+        ]
+    )
+    assert not verdict_on(rows).promoted
+    assert verdict_on(rows, rule=MARGIN).promoted
+
+
+def test_a_guard_that_cannot_exclude_its_margin_is_refused() -> None:
+    assert check_guard(RULE, {"words": 3}) == 1
+    assert check_guard(MARGIN, {}) == 1
+    assert check_guard(MARGIN, {"words": 200}) == non_inferiority_power(200, 0.1, 0.2, 0.05)
+    needed = minimum_guard_items(0.1, 0.2, 0.05, 0.8**0.5)
+    assert check_guard(MARGIN, {"words": needed, "letters": needed}) >= 0.8
+    with pytest.raises(
+        SelfimpError, match=rf"items of words, letters do not exclude.*\n.*at least {needed} items"
+    ):
+        check_guard(MARGIN, {"words": needed, "letters": 40})
+    with pytest.raises(SelfimpError, match=r"with probability 0\.00"):
+        check_guard(MARGIN, {"words": 0})
 
 
 CAMPAIGNS, ROUNDS, ITEMS = 100, 8, 60
 
 
-def false_promotions(make_rows: MakeRows, planned_rounds: int) -> int:
+def false_promotions(make_rows: MakeRows, rule: PromotionRule, plan: Continuation, *, holds: bool) -> int:
     """Campaigns with a promotion although every candidate is exactly as good as its incumbent.
 
-    Half of the items are fixed, half are drawn each round; a promoted candidate is the next incumbent.
+    Half of the items are fixed, half are drawn each round. Unless the plan `holds`, every round is tested as
+    if it were the first.
     """
     rng = np.random.default_rng(7)
     half = ITEMS // 2
@@ -222,18 +370,31 @@ def false_promotions(make_rows: MakeRows, planned_rounds: int) -> int:
     promoted = 0
     for _ in range(CAMPAIGNS):
         anchor_chances = rng.beta(0.7, 1.0, half)  # some items are nearly always right, more are wrong
-        incumbent = answers(anchor_chances)
-        for _ in range(ROUNDS):
+        incumbent, line = answers(anchor_chances), []
+        for number in range(ROUNDS):
             fresh_chances, candidate = rng.beta(0.7, 1.0, half), answers(anchor_chances)
             rows = make_rows([*incumbent, *answers(fresh_chances)], [*candidate, *answers(fresh_chances)])
-            if judge(rows, RULE, MIX, planned_rounds, round_number=0).promoted:
+            verdict = judge(rows, rule, MIX, plan, number if holds else 0, line if holds else ())
+            line.append(PastTest(number, verdict.alpha, verdict.promoted))
+            if verdict.promoted:
                 promoted += 1
                 break
     return promoted
 
 
-def test_noise_is_promoted_in_at_most_alpha_of_the_campaigns(make_rows: MakeRows) -> None:
+@pytest.mark.parametrize(
+    ("plan", "test"), [(Continuation(rounds=ROUNDS), "p_value"), (Continuation(rounds=None), "e_value")]
+)
+def test_noise_is_promoted_in_at_most_alpha_of_the_campaigns(
+    make_rows: MakeRows, plan: Continuation, test: str
+) -> None:
+    rule = PromotionRule(test=test)  # type: ignore[arg-type]
+    tolerated = binom.isf(0.001, CAMPAIGNS, rule.alpha)
+    assert false_promotions(make_rows, rule, plan, holds=True) <= tolerated
+
+
+def test_the_same_campaigns_break_the_bound_where_every_round_spends_all_of_alpha(
+    make_rows: MakeRows,
+) -> None:
     tolerated = binom.isf(0.001, CAMPAIGNS, RULE.alpha)
-    assert false_promotions(make_rows, planned_rounds=ROUNDS) <= tolerated
-    # The same campaigns break the bound where every round spends the whole alpha.
-    assert false_promotions(make_rows, planned_rounds=1) > tolerated
+    assert false_promotions(make_rows, RULE, ONE_ROUND, holds=False) > tolerated

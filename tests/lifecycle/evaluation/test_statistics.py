@@ -6,20 +6,29 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import binom, binomtest, norm
 
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
-    alpha_for_round,
+    PastTest,
+    e_value_critical_wins,
+    e_value_p,
     effective_items,
     expected_distinct,
     independent_difference_interval,
+    level_of_round,
+    log_e_value,
     mcnemar_critical_wins,
     mcnemar_exact,
-    mcnemar_power,
     mean_interval,
+    minimum_guard_items,
     minimum_items,
+    non_inferiority,
+    non_inferiority_power,
     paired_bootstrap,
     paired_difference_interval,
+    paired_power,
     pass_at_k,
     ratio_interval,
     sign_flip_permutation,
@@ -42,6 +51,16 @@ def test_mcnemar_of_ten_wins_and_two_losses() -> None:
 @given(wins=counts, losses=counts)
 def test_mcnemar_is_the_tail_of_a_fair_coin(wins: int, losses: int) -> None:
     assert mcnemar_exact(wins, losses) == pytest.approx(binomial_tail(wins, losses))
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(10, 2), (61, 12), (5, 9), (0, 3), (400, 330)])
+def test_mcnemar_agrees_with_scipys_survival_function(wins: int, losses: int) -> None:
+    assert mcnemar_exact(wins, losses) == pytest.approx(binom.sf(wins - 1, wins + losses, 0.5))
+
+
+def test_mcnemar_of_the_published_example() -> None:
+    # Airway reactivity of 21 children, Fagerland et al. 2013: 1 and 7 discordant pairs, two-sided p = 0.0703.
+    assert 2 * mcnemar_exact(7, 1) == pytest.approx(0.0703, abs=5e-5)
 
 
 @given(wins=counts, losses=counts)
@@ -96,6 +115,13 @@ def test_wilson_ends_are_the_shares_that_the_score_test_just_keeps(successes: in
 def test_wilson_holds_the_share_and_stays_in_bounds(n: float, share: float) -> None:
     low, high = wilson(share * n, n)
     assert 0 <= low <= share * n / n <= high <= 1
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (8, 10), (81, 263), (300, 300)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999])
+def test_wilson_agrees_with_scipy(successes: int, n: int, confidence: float) -> None:
+    expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high))
 
 
 def test_wilson_without_items_is_everything() -> None:
@@ -163,6 +189,31 @@ def test_bootstrap_agrees_with_the_standard_error() -> None:
     assert (low, high) == paired_bootstrap(differences, 0.95, seed=0)
 
 
+def test_bootstrap_covers_the_true_mean() -> None:
+    rng, true = np.random.default_rng(2), 0.05
+    samples = [rng.beta(2, 1, 60) - rng.beta(2, 1, 60) + true for _ in range(150)]
+    intervals = [paired_bootstrap(sample, 0.9, seed) for seed, sample in enumerate(samples)]
+    covered = sum(low <= true <= high for low, high in intervals)
+    assert binom.ppf(0.001, 150, 0.88) <= covered <= binom.isf(0.001, 150, 0.92)
+
+
+@pytest.mark.parametrize(("n", "discordance", "gain"), [(20, 0.2, 0.0), (60, 0.1, 0.1), (200, 0.3, -0.05)])
+def test_paired_interval_covers_the_true_difference(n: int, discordance: float, gain: float) -> None:
+    covered = 0.0
+    for discordant in range(n + 1):
+        for wins in range(discordant + 1):
+            chance = binom.pmf(discordant, n, discordance) * binom.pmf(
+                wins, discordant, (1 + gain / discordance) / 2
+            )
+            if chance > 1e-7:
+                rest = [0.0] * (n - discordant)
+                interval = paired_difference_interval(
+                    [1.0] * wins + [-1.0] * (discordant - wins) + rest, confidence=0.95
+                )
+                covered += chance * (interval.low <= gain <= interval.high)
+    assert 0.94 <= covered <= 0.99
+
+
 def test_bootstrap_of_equal_differences_has_no_width() -> None:
     assert paired_bootstrap([0.5] * 3, 0.95, seed=0) == (0.5, 0.5)
 
@@ -173,17 +224,159 @@ def test_independent_interval_is_newcombes_published_one() -> None:
     assert independent_difference_interval(first, second) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
-@given(alpha=st.floats(0.001, 0.5), planned=st.integers(1, 60))
-def test_alpha_is_spent_within_the_plan_and_never_beyond(alpha: float, planned: int) -> None:
-    spent = [alpha_for_round(alpha, planned, number) for number in range(planned + 5)]
-    assert sum(spent) == pytest.approx(alpha)
-    assert spent[planned:] == [0.0] * 5
+plans = st.tuples(st.none() | st.integers(1, 12), st.integers(1, 12))  # planned rounds and patience
 
 
-@pytest.mark.parametrize("arguments", [(0.0, 8, 0), (0.05, 0, 0), (0.05, 8, -1)])
-def test_alpha_refuses_nonsense(arguments: tuple[float, int, int]) -> None:
+def levels_of(alpha: float, plan: tuple[int | None, int], promoted: list[bool]) -> list[float]:
+    """The levels of a line of rounds with these verdicts."""
+    line: list[PastTest] = []
+    for number, verdict in enumerate(promoted):
+        line.append(PastTest(number, level_of_round(alpha, *plan, number, line), verdict))
+    return [test.level for test in line]
+
+
+@given(
+    alpha=st.floats(0.001, 0.5), plan=plans, promoted=st.lists(st.booleans(), max_size=20), last=st.booleans()
+)
+def test_what_may_do_harm_is_at_most_alpha(
+    alpha: float, plan: tuple[int | None, int], promoted: list[bool], last: bool
+) -> None:
+    levels = levels_of(alpha, plan, [*promoted, last])
+    rejected = [level for level, verdict in zip(levels, promoted, strict=False) if not verdict]
+    # The last round's promotion is the first false one: those before it were of better candidates.
+    assert sum(rejected) + levels[-1] <= alpha * (1 + 1e-12)
+    assert all(level >= 0 for level in levels)
+
+
+@given(
+    plan=plans,
+    rounds=st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=14),
+)
+def test_branches_share_the_plan(plan: tuple[int | None, int], rounds: list[tuple[int, bool]]) -> None:
+    lines: list[list[PastTest]] = [[]]  # the line up to each round; before the first, none
+    for number, (choice, promoted) in enumerate(rounds):
+        before = lines[choice % len(lines)]
+        level = level_of_round(0.05, *plan, number, before)
+        lines.append([*before, PastTest(number, level, promoted)])
+    tests = [line[-1] for line in lines[1:]]
+    for last, test in enumerate(tests):
+        assert sum(t.level for t in tests[:last] if not t.promoted) + test.level <= 0.05 * (1 + 1e-12)
+
+
+@given(plan=plans, promoted=st.lists(st.booleans(), min_size=1, max_size=12), place=st.integers(0, 11))
+def test_a_promotion_lowers_no_later_level(
+    plan: tuple[int | None, int], promoted: list[bool], place: int
+) -> None:
+    once_more = [verdict or number == place for number, verdict in enumerate(promoted)]
+    levels, raised = levels_of(0.05, plan, promoted), levels_of(0.05, plan, once_more)
+    assert all(high >= low * (1 - 1e-12) for low, high in zip(levels, raised, strict=True))
+
+
+@given(planned=st.integers(1, 60), promoted=st.lists(st.booleans(), max_size=60))
+def test_with_patience_for_the_whole_plan_no_level_is_below_its_even_share(
+    planned: int, promoted: list[bool]
+) -> None:
+    levels = levels_of(0.05, (planned, planned), promoted[:planned])
+    assert all(level >= 0.05 / planned * (1 - 1e-9) for level in levels)
+    if not any(promoted):
+        assert levels == pytest.approx([0.05 / planned] * len(levels))
+
+
+def test_levels_of_a_line() -> None:
+    # A third of what is left, all of it in the last rounds of the plan; the promoted second keeps its third.
+    levels = levels_of(0.09, (5, 3), [False, True, False, False, False])
+    assert levels == pytest.approx([0.03, 0.02, 0.02, 0.02, 0.02])
+    assert level_of_round(0.09, 5, 3, 5, []) == 0
+    assert levels_of(0.05, (None, 1), [True, True, False, False]) == [0.05, 0.05, 0.05, 0]
+    assert levels_of(0.05, (8, 8), [True] * 8) == pytest.approx([0.05 / (8 - k) for k in range(8)])  # Holm's
+
+
+def test_an_open_ended_campaign_never_spends_more_than_alpha() -> None:
+    levels = levels_of(0.05, (None, 3), [False] * 200)
+    assert sum(levels) == pytest.approx(0.05)
+    assert all(level > 0 for level in levels)
+
+
+def test_rounds_that_are_not_on_the_line_count_as_rejected() -> None:
+    line = [PastTest(0, 0.05 / 4, True), PastTest(2, 0.05 / 3, True)]
+    between = PastTest(1, 0.05 / 3, False)
+    assert level_of_round(0.05, 4, 4, 3, line) == level_of_round(0.05, 4, 4, 3, [*line, between])
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 8, 3, 0), (0.05, 0, 3, 0), (0.05, 8, 0, 0), (0.05, 8, 3, -1)])
+def test_levels_refuse_nonsense(arguments: tuple[float, int, int, int]) -> None:
     with pytest.raises(ValueError, match="planned rounds"):
-        alpha_for_round(*arguments)
+        level_of_round(*arguments)
+
+
+def test_no_more_than_alpha_of_the_campaigns_promote_noise_after_promotions_that_were_earned() -> None:
+    # Two rounds of three have a candidate that is sure to win; what they keep must not break the bound.
+    rng, campaigns = np.random.default_rng(3), 4000
+    false = 0
+    for p_values in rng.random((campaigns, 12)):
+        line: list[PastTest] = []
+        for number, p_value in enumerate(p_values):
+            level = level_of_round(0.05, 12, 3, number, line)
+            noise = number % 3 == 2
+            line.append(PastTest(number, level, not noise or p_value <= level))
+            if noise and p_value <= level:
+                false += 1
+                break
+    assert 0.04 * campaigns < false <= binom.isf(0.001, campaigns, 0.05)
+
+
+differences_of_items = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=60)
+
+
+@given(wins=st.integers(0, 300), losses=st.integers(0, 300))
+def test_an_e_value_of_wins_and_losses_is_a_mixture_of_likelihood_ratios(wins: int, losses: int) -> None:
+    win = (1 + np.arange(1, 100) / 100) / 2
+    ratios = binom.logpmf(wins, wins + losses, win) - binom.logpmf(wins, wins + losses, 0.5)
+    e_value = log_e_value([1.0] * wins + [-1.0] * losses + [0.0])
+    assert e_value == pytest.approx(np.log(np.exp(ratios - ratios.max()).mean()) + ratios.max(), abs=1e-9)
+
+
+@given(differences_of_items)
+def test_the_expected_e_value_of_fair_signs_is_one(differences: list[float]) -> None:
+    few = differences[:8]
+    flips = [np.array(signs) * few for signs in product((-1, 1), repeat=len(few))]
+    assert np.mean([np.exp(log_e_value(flipped)) for flipped in flips]) == pytest.approx(1)
+
+
+@given(differences_of_items, st.floats(0.01, 1))
+def test_an_e_value_is_not_moved_by_ties_or_order_and_grows_with_the_gain(
+    differences: list[float], more: float
+) -> None:
+    e_value = log_e_value(differences)
+    assert log_e_value([*reversed(differences), 0.0]) == pytest.approx(e_value)
+    assert log_e_value([min(1.0, d + more) for d in differences]) >= e_value
+    assert 0 < e_value_p(differences) <= 1
+
+
+def test_looking_again_after_every_item_keeps_the_level_of_an_e_value_and_breaks_that_of_a_p_value() -> None:
+    rng, campaigns, items, level = np.random.default_rng(5), 2000, 300, 0.05
+    won = np.cumsum(rng.random((campaigns, items)) < 0.5, axis=1)
+    seen = np.arange(1, items + 1)
+    by_e_value = (won >= e_value_critical_wins(seen, level)).any(axis=1).sum()
+    by_p_value = (won >= mcnemar_critical_wins(seen, level)).any(axis=1).sum()
+    assert by_e_value <= binom.isf(0.001, campaigns, level)
+    assert by_p_value > 2 * binom.isf(0.001, campaigns, level)
+
+
+def test_e_values_refuse_differences_beyond_one() -> None:
+    with pytest.raises(ValueError, match="differences"):
+        log_e_value([0.5, 1.5])
+
+
+@given(discordant=st.integers(0, 120), alpha=st.sampled_from([0.05, 0.00625, 0.001]))
+def test_critical_wins_of_the_e_value_are_where_it_starts_to_reject(discordant: int, alpha: float) -> None:
+    critical = int(e_value_critical_wins(discordant, alpha))
+
+    def p_value(wins: int) -> float:
+        return e_value_p([0.0] + [1.0] * wins + [-1.0] * (discordant - wins))
+
+    assert critical > discordant or p_value(critical) <= alpha
+    assert critical == 0 or p_value(critical - 1) > alpha
 
 
 @given(discordant=st.integers(0, 120), alpha=st.sampled_from([0.05, 0.00625, 1 / 32, 0.001]))
@@ -202,16 +395,16 @@ def test_power_is_the_sum_over_all_outcomes() -> None:
         for s in range(n - w + 1)
         if binomial_tail(w, s) <= alpha
     )
-    assert mcnemar_power(n, gain, discordance, alpha) == pytest.approx(expected)
+    assert paired_power(n, gain, discordance, alpha) == pytest.approx(expected)
 
 
 def test_power_at_no_gain_is_at_most_alpha() -> None:
-    assert mcnemar_power(300, 0.0, 0.2, 0.05) <= 0.05
+    assert paired_power(300, 0.0, 0.2, 0.05) <= 0.05
 
 
 def test_power_refuses_a_gain_above_the_discordance() -> None:
     with pytest.raises(ValueError, match="discordance"):
-        mcnemar_power(100, 0.3, 0.2, 0.05)
+        paired_power(100, 0.3, 0.2, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +414,7 @@ def test_power_refuses_a_gain_above_the_discordance() -> None:
 def test_minimum_items_is_the_first_that_suffices(
     gain: float, discordance: float, alpha: float, power: float
 ) -> None:
-    first = next(n for n in range(1, 1000) if mcnemar_power(n, gain, discordance, alpha) >= power)
+    first = next(n for n in range(1, 1000) if paired_power(n, gain, discordance, alpha) >= power)
     assert minimum_items(gain, discordance, alpha, power) == first
 
 
@@ -278,3 +471,88 @@ def test_ratio_interval_is_that_of_the_residuals() -> None:
     assert (low, high) == pytest.approx((2 - z / 2, 2 + z / 2))
     with pytest.raises(ValueError, match="denominators above zero"):
         ratio_interval([1, 2], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "n", "confidence", "low"),
+    [
+        (1, 7, 21, 0.95, -0.517),  # airway reactivity, Fagerland et al. 2014
+        (48, 41, 549, 0.90, -0.0157),  # R's PropCIs::scoreci.mp, the lower end and, mirrored, the upper one
+        (41, 48, 549, 0.90, -0.0414),
+    ],
+)
+def test_non_inferiority_inverts_to_tangos_published_intervals(
+    wins: int, losses: int, n: int, confidence: float, low: float
+) -> None:
+    tail = (1 - confidence) / 2
+    margin = brentq(lambda m: non_inferiority(wins, losses, n, m) - tail, 1e-9, 1 - 1e-9)
+    assert -margin == pytest.approx(low, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "n", "margin"), [(2, 8, 100, 0.1), (5, 3, 48, 0.05), (9, 30, 90, 0.3)]
+)
+def test_non_inferiority_is_the_score_test_of_the_constrained_likelihood(
+    wins: int, losses: int, n: int, margin: float
+) -> None:
+    def minus_log_likelihood(win: float) -> float:
+        return -(
+            wins * np.log(win)
+            + losses * np.log(win + margin)
+            + (n - wins - losses) * np.log(1 - 2 * win - margin)
+        )
+
+    bounds = (1e-9, (1 - margin) / 2 - 1e-9)
+    win = minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    z = (wins - losses + n * margin) / sqrt(n * (2 * win + margin - margin**2))
+    assert non_inferiority(wins, losses, n, margin) == pytest.approx(norm.sf(z), rel=1e-4)
+
+
+@given(n=st.integers(1, 300), margin=st.floats(0.01, 0.5), data=st.data())
+def test_non_inferiority_falls_with_wins_and_rises_with_losses(
+    n: int, margin: float, data: st.DataObject
+) -> None:
+    wins = data.draw(st.integers(0, n))
+    losses = data.draw(st.integers(0, n - wins))
+    p = non_inferiority(wins, losses, n, margin)
+    assert 0 <= p <= 1
+    if wins + losses < n:
+        assert non_inferiority(wins + 1, losses, n, margin) <= p + 1e-12
+        assert non_inferiority(wins, losses + 1, n, margin) >= p - 1e-12
+
+
+@pytest.mark.parametrize("n", [48, 100, 200])
+@pytest.mark.parametrize("margin", [0.05, 0.1])
+@pytest.mark.parametrize("discordance", [0.12, 0.2, 0.3])
+def test_a_fall_by_the_margin_passes_with_about_the_level(n: int, margin: float, discordance: float) -> None:
+    passed = 0.0
+    for discordant in range(n + 1):
+        wins = np.arange(discordant + 1)
+        chances = binom.pmf(wins, discordant, (1 - margin / discordance) / 2)
+        passes = non_inferiority(wins, discordant - wins, n, margin) <= 0.05
+        passed += binom.pmf(discordant, n, discordance) * (chances @ passes)
+    assert passed <= 0.056  # a score test: its level holds about, not exactly
+
+
+def test_power_of_the_guard_is_the_sum_over_all_outcomes() -> None:
+    n, margin, discordance = 30, 0.2, 0.3
+    expected = sum(
+        binom.pmf(d, n, discordance) * binom.pmf(w, d, 0.5)
+        for d in range(n + 1)
+        for w in range(d + 1)
+        if non_inferiority(w, d - w, n, margin) <= 0.05
+    )
+    assert non_inferiority_power(n, margin, discordance, 0.05) == pytest.approx(expected)
+
+
+def test_minimum_guard_items_is_the_first_that_suffices() -> None:
+    first = next(n for n in range(1, 1000) if non_inferiority_power(n, 0.15, 0.2, 0.05) >= 0.8)
+    assert minimum_guard_items(0.15, 0.2, 0.05, 0.8) == first
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_a_margin_that_is_none_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        non_inferiority(1, 1, 10, margin)
+    with pytest.raises(ValueError, match="margin"):
+        minimum_guard_items(margin, 0.2, 0.05, 0.8)
