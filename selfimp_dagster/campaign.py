@@ -17,6 +17,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import acquisition, optimization, refinement, selection  # noqa: F401  registers
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_power
+from selfimp_dagster.lifecycle.oversight import Approval
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.registry import PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
@@ -167,6 +168,7 @@ class Campaign(_Strict):
     promotion: PromotionRule = PromotionRule()
     continuation: Continuation
     nightly: Nightly | None = None
+    approval: Approval = Approval()
 
     @field_validator("skills", "guard")
     @classmethod

@@ -1,0 +1,86 @@
+"""What follows from the decisions of people: rounds that waited start, the queue of a kill is emptied."""
+
+import json
+
+import dagster as dg
+
+from selfimp_dagster.automation.requests import following_round, rest_of_round
+from selfimp_dagster.automation.round_job import round_job
+from selfimp_dagster.automation.runs import cancel_queued, report_tags, runs_in_flight
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.next_round import next_round
+from selfimp_dagster.lifecycle.oversight import LOG, Entry, read_log, standing_after
+from selfimp_dagster.partitions import rounds
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+
+
+@dg.sensor(
+    job=round_job,
+    minimum_interval_seconds=15,
+    description="Starts what people have approved or resumed, and empties the queue of what they killed.",
+)
+def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchResource) -> dg.SensorResult:
+    """Reads what is new in the logs of decisions, and does what it leads to: one run a campaign at most.
+
+    The cursor counts the entries that were seen. While a run of the campaign is in flight they stay unseen.
+    The run key is the hash of the entry, and whether a round was started is read from its runs: a daemon
+    that dies at any point of a tick neither forgets a decision nor carries it out twice.
+    """
+    seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
+    notes: list[str] = []
+    requests: list[dg.RunRequest] = []
+    for campaign in sorted(path.parent.name for path in workbench.artifacts.folder.glob(f"*/{LOG}")):
+        try:
+            entries = read_log(workbench.artifacts, campaign)
+            new = entries[seen.get(campaign, 0) :]
+            if not new:
+                continue
+            if standing_after(entries).state == "killed":
+                cancel_queued(context.instance, campaign)
+            if runs_in_flight(context.instance, campaign):
+                notes.append(f"{campaign}: a run is still going.")
+                continue
+            led_to = [_request(context, workbench, entry) for entry in new]
+        except SelfimpError as error:
+            notes.append(f"{campaign}: {error}")
+            continue
+        seen[campaign] = len(entries)
+        notes += [f"{campaign}: {note}" for note in led_to if isinstance(note, str)]
+        requests += [request for request in led_to if isinstance(request, dg.RunRequest)][:1]
+    for note in notes:
+        context.log.info(note)
+    keys = [str(request.partition_key) for request in requests]
+    return dg.SensorResult(
+        dynamic_partitions_requests=[rounds.build_add_request(keys)] if keys else [],
+        run_requests=requests,
+        skip_reason=None if requests else " ".join(notes) or "No new decision.",
+        cursor=json.dumps(seen, sort_keys=True),
+    )
+
+
+def _request(
+    context: dg.SensorEvaluationContext, workbench: WorkbenchResource, entry: Entry
+) -> dg.RunRequest | str:
+    """The run that a decision leads to as things are now, or why it leads to none."""
+    if entry.action in ("pause", "kill"):
+        return entry.sentence
+    store = workbench.artifacts
+    following = next_round(store, workbench.campaigns_folder, entry.campaign)
+    if not following.decision.proceed:
+        return following.decision.reason
+    begun = list(store.rounds(entry.campaign))
+    if not begun:
+        return "no round was started yet: start the first one from the UI or the CLI."
+    about_recipe = entry.evidence is not None and entry.evidence.matter == "recipe"
+    if about_recipe and (entry.action == "refuse" or entry.round != str(following.key)):
+        return entry.sentence
+    if about_recipe or (entry.action == "resume" and following.key in begun):
+        assert context.repository_def is not None
+        job = context.repository_def.get_job(round_job.name)
+        return rest_of_round(context.instance, workbench, job, following.key, run_key=entry.hash)
+    finished = RoundKey.parse(entry.round) if entry.round else begun[-1]
+    tags = report_tags(context.instance, finished)
+    if tags is None:
+        return f"the run of {finished} did not succeed, so its report counts for nothing."
+    return following_round(context.instance, workbench, finished, tags, run_key=entry.hash)
