@@ -4,6 +4,7 @@ import dagster as dg
 
 from selfimp_dagster.automation.requests import following_round
 from selfimp_dagster.automation.round_job import round_job
+from selfimp_dagster.automation.runs import has_run
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.resources.workbench import WorkbenchResource
@@ -48,6 +49,10 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
         try:
             finished = RoundKey.parse(str(record.partition_key))
             request = following_round(context.instance, workbench, finished, run.tags)
+            if isinstance(request, dg.RunRequest) and has_run(context.instance, finished.next):
+                request = (
+                    f"{finished.next} was started already; if it failed, run it again from the UI or the CLI."
+                )
         except SelfimpError as error:
             notes.append(f"{record.partition_key}: {error}")
             continue

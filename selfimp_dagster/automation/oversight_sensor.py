@@ -24,8 +24,9 @@ def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchRe
     """Reads what is new in the logs of decisions, and does what it leads to: one run a campaign at most.
 
     The cursor counts the entries that were seen. While a run of the campaign is in flight they stay unseen.
-    The run key is the hash of the entry, and whether a round was started is read from its runs: a daemon
-    that dies at any point of a tick neither forgets a decision nor carries it out twice.
+    The run key is the hash of the entry, and whether a round has begun is read from the store: a daemon
+    that dies at any point of a tick neither forgets a decision nor carries it out twice, and a run that
+    was refused because nobody had decided yet is no beginning.
     """
     seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
     notes: list[str] = []

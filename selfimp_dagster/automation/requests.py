@@ -7,7 +7,7 @@ import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from selfimp_dagster.automation.round_job import round_job
-from selfimp_dagster.automation.runs import NIGHT_TAG, has_run, stages_left
+from selfimp_dagster.automation.runs import NIGHT_TAG, stages_left
 from selfimp_dagster.campaign import load_campaign
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.next_round import next_round
@@ -36,8 +36,6 @@ def following_round(
     following = next_round(workbench.artifacts, workbench.campaigns_folder, finished.campaign)
     if following.key != finished.next:
         return f"it is not the newest round: {following.key} comes next."
-    if has_run(instance, following.key):
-        return f"{following.key} was started already; if it failed, run it again from the UI or the CLI."
     if not following.decision.proceed:
         return following.decision.reason
     night = tags.get(NIGHT_TAG)

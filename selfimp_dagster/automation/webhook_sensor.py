@@ -70,9 +70,9 @@ def webhook_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchReso
         cursor = after
         if time.monotonic() > until:
             break
-    told = f"{delivered} messages were delivered." if delivered else "Nothing new."
+    told = f"Messages delivered: {delivered}." if delivered or trouble else "Nothing new."
     if trouble:
-        told = f"{delivered} messages were delivered; the next one is tried again: {trouble}."
+        told += f" The next one is tried again: {trouble}."
     return dg.SensorResult(skip_reason=told, cursor=json.dumps(cursor))
 
 
