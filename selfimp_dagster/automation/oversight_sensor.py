@@ -1,24 +1,27 @@
-"""What follows from the decisions of people: rounds that waited start, the queue of a kill is emptied."""
+"""What follows from the decisions of people: rounds that waited start, runs of killed campaigns end."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from selfimp_dagster.automation.requests import following_round, rest_of_round
 from selfimp_dagster.automation.round_job import round_job
-from selfimp_dagster.automation.runs import cancel_queued, report_tags, runs_in_flight
+from selfimp_dagster.automation.runs import cancel_queued, interrupt_launched, report_tags, runs_in_flight
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.next_round import next_round
-from selfimp_dagster.lifecycle.oversight import LOG, Entry, read_log, standing_after
+from selfimp_dagster.lifecycle.oversight import LOG, Entry, Standing, read_log, standing_after
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
+
+_GRACE = timedelta(seconds=10)  # for the stages of a killed campaign to end by themselves
 
 
 @dg.sensor(
     job=round_job,
     minimum_interval_seconds=15,
-    description="Starts what people have approved or resumed, and empties the queue of what they killed.",
+    description="Starts what people have approved or resumed, and ends the runs of what they killed.",
 )
 def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchResource) -> dg.SensorResult:
     """Reads what is new in the logs of decisions, and does what it leads to: one run a campaign at most.
@@ -37,8 +40,7 @@ def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchRe
             new = entries[seen.get(campaign, 0) :]
             if not new:
                 continue
-            if standing_after(entries).state == "killed":
-                cancel_queued(context.instance, campaign)
+            _end_runs(context.instance, standing_after(entries))
             if runs_in_flight(context.instance, campaign):
                 notes.append(f"{campaign}: a run is still going.")
                 continue
@@ -58,6 +60,20 @@ def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchRe
         skip_reason=None if requests else " ".join(notes) or "No new decision.",
         cursor=json.dumps(seen, sort_keys=True),
     )
+
+
+def _end_runs(instance: dg.DagsterInstance, standing: Standing) -> None:
+    """Ends what is left of a killed campaign's runs.
+
+    Stages end by themselves and say who killed them. A run that waits for its place in a pool, or is not at
+    a stage that looks, is interrupted once they have had the time.
+    """
+    entry = standing.halted_by
+    if entry is None or entry.action != "kill":
+        return
+    cancel_queued(instance, entry.campaign)
+    if datetime.now(UTC) - datetime.fromisoformat(entry.at) > _GRACE:
+        interrupt_launched(instance, entry.campaign, entry.sentence)
 
 
 def _request(

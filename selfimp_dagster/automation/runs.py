@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.storage.tags import GRPC_INFO_TAG, PARTITION_NAME_TAG
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
@@ -41,10 +41,20 @@ def report_tags(instance: dg.DagsterInstance, key: RoundKey) -> Mapping[str, str
     return run.tags if run is not None and run.is_success else None
 
 
-def cancel_queued(instance: dg.DagsterInstance, campaign: str) -> int:
-    """Takes the runs of a campaign that have not begun from the queue; how many there were."""
-    queued = [run for run in runs_in_flight(instance, campaign) if run.status is dg.DagsterRunStatus.QUEUED]
-    return sum(instance.run_coordinator.cancel_run(run.run_id) for run in queued)
+def cancel_queued(instance: dg.DagsterInstance, campaign: str) -> None:
+    """Takes the runs of a campaign that have not begun from the queue."""
+    for run in runs_in_flight(instance, campaign):
+        if run.status is dg.DagsterRunStatus.QUEUED:
+            instance.run_coordinator.cancel_run(run.run_id)
+
+
+def interrupt_launched(instance: dg.DagsterInstance, campaign: str, why: str) -> None:
+    """Interrupts the runs of a campaign that the daemon launched; no other process can be reached."""
+    for run in runs_in_flight(instance, campaign):
+        begun = run.status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+        if begun and GRPC_INFO_TAG in run.tags:
+            instance.report_engine_event(why, run)
+            instance.run_coordinator.cancel_run(run.run_id)
 
 
 def stages_left(

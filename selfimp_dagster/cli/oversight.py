@@ -84,15 +84,11 @@ def oversight(campaign: CampaignName) -> None:
     for question in open_questions(store, campaign):
         console.print(f"[yellow]{escape(question.sentence)}", highlight=False)
     print_rows(
-        ("entry", "at", "who", "action", "round", "reason", "evidence", "hash"),
+        ("entry", "decision", "evidence", "hash"),
         (
             (
                 entry.sequence,
-                entry.at,
-                escape(entry.who),
-                entry.action,
-                entry.round,
-                escape(entry.reason),
+                escape(entry.sentence),
                 f"{entry.evidence.matter} {entry.evidence.version[:16]}" if entry.evidence else None,
                 entry.hash[:16],
             )
