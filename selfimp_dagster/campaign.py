@@ -17,7 +17,6 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import acquisition, optimization, refinement, selection  # noqa: F401  registers
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_power
-from selfimp_dagster.lifecycle.oversight import Approval
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.registry import PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
@@ -27,6 +26,9 @@ from selfimp_dagster.tasks.suites import check as check_source
 from selfimp_dagster.tasks.wordings import wordings
 
 SUFFIX = ".yaml"
+
+Matter = Literal["promotion", "recipe", "alarm"]
+"""What a campaign can have people decide on."""
 
 
 class _Strict(BaseModel):
@@ -147,6 +149,16 @@ class Nightly(_Strict):
     """What the schedule `nightly_round` may spend on this campaign in one night."""
 
     rounds: int = Field(default=1, ge=1, description="Rounds that one night may run at most.")
+
+
+class Approval(_Strict):
+    """What a person has to approve before it counts."""
+
+    before: tuple[Matter, ...] = Field(
+        default=(),
+        description="promotion: before a candidate becomes the incumbent; recipe: before a recipe that no "
+        "earlier round of the line used; alarm: before going on after a hard alarm.",
+    )
 
 
 class Campaign(_Strict):

@@ -82,10 +82,7 @@ def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Serie
     return [
         pl.col("round"),
         pl.col("parent"),
-        pl.when("champion")
-        .then(pl.lit("promoted, champion"))
-        .otherwise(pl.col("status"))
-        .alias("status"),
+        pl.when("champion").then(pl.lit("promoted, champion")).otherwise(pl.col("status")).alias("status"),
         pl.Series("changed in the recipe", changed, dtype=pl.String),
         *(
             pl.format(

@@ -140,9 +140,7 @@ def _ledger(
     return frame(({**row, "champion": row["round"] in champion} for row in rows), LEDGER)
 
 
-def _row(
-    store: ArtifactStore, key: RoundKey, finished: Callable[[str], FinishedRound]
-) -> dict[str, Any]:
+def _row(store: ArtifactStore, key: RoundKey, finished: Callable[[str], FinishedRound]) -> dict[str, Any]:
     policy, _ = read_policy(store, key)
     report, outcome = finished(policy.round).report, finished(policy.round).outcome
     return {

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import polars as pl
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from selfimp_dagster.campaign import Approval, Matter
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
 from selfimp_dagster.progress import Bar, Progress
@@ -27,7 +28,6 @@ from selfimp_dagster.round_key import CAMPAIGN_PATTERN, RoundKey
 from selfimp_dagster.store import ArtifactStore, write_error
 
 Action = Literal["approve", "refuse", "pause", "resume", "kill"]
-Matter = Literal["promotion", "recipe", "alarm"]
 State = Literal["running", "paused", "killed"]
 Status = Literal["promoted", "rejected", "waiting", "refused"]
 
@@ -56,16 +56,6 @@ _MATTERS: dict[Matter, str] = {
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Approval(_Frozen):
-    """What a person has to approve before it counts."""
-
-    before: tuple[Matter, ...] = Field(
-        default=(),
-        description="promotion: before a candidate becomes the incumbent; recipe: before a recipe that no "
-        "earlier round of the line used; alarm: before going on after a hard alarm.",
-    )
 
 
 class Evidence(_Frozen):

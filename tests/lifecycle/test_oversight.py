@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.report import EvalReport, Score, SkillScore
-from selfimp_dagster.lifecycle.history import in_force
+from selfimp_dagster.lifecycle.history import FinishedRound
 from selfimp_dagster.lifecycle.oversight import (
     FIRST,
-    Approval,
     Entry,
     Evidence,
     KillSwitch,
@@ -389,7 +389,7 @@ def test_the_outcome_is_the_verdict_unless_a_person_must_approve_just_that(
     assert bool(found.alarms) == (kind == "alarmed" and not (gated and answer == "approve"))
     stopped = gated and (answer is None or (kind == "alarmed" and answer == "refuse"))
     assert (found.obstacle is not None) == stopped
-    summary = in_force(report, found)
+    summary = FinishedRound(report, found).summary
     assert summary.promoted == found.promoted
     assert summary.accuracy["anchor"] == summary.per_skill["learning"] == (0.75 if found.promoted else 0.25)
     assert summary.alarms == found.alarms
