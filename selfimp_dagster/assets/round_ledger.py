@@ -40,7 +40,7 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
             for line in newest_lines(workbench.artifacts, ledger)
         }
-        standings, decisions = oversight_tables(workbench.artifacts)
+        standings, interventions = oversight_tables(workbench.artifacts)
     for error in unreadable:
         context.log.warning(f"left out of the ledger: {error}")
     rows = ledger.to_dicts()
@@ -66,7 +66,7 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             "rounds": table(ledger.select(_scores(ledger, changed)), limit=200),
             "verdicts": table(told, limit=200),
             "standing": table(standings, limit=200),
-            "decisions": table(decisions, limit=50),
+            "interventions": table(interventions, limit=50),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )

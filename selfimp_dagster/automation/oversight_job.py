@@ -1,4 +1,4 @@
-"""Decisions of people from the UI: the same log as the command line's."""
+"""Interventions of people from the UI: the same log as the command line's."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -27,7 +27,7 @@ class OversightAction(Enum):
 
 
 class OversightConfig(dg.Config):
-    """A decision of a person."""
+    """An intervention of a person."""
 
     campaign: str = Field(description="Name of the campaign.")
     action: OversightAction = Field(
@@ -42,10 +42,10 @@ class OversightConfig(dg.Config):
 
 
 @dg.op
-def record_decision(
+def record_intervention(
     context: dg.OpExecutionContext, config: OversightConfig, workbench: WorkbenchResource
 ) -> None:
-    """Puts a decision into the log of its campaign and shows it in the timelines of the assets."""
+    """Puts an intervention into the log of its campaign and shows it in the timelines of the assets."""
     with readable_failures():
         entry = record(
             workbench.artifacts,
@@ -65,7 +65,7 @@ def record_decision(
 @dg.job(
     config={
         "ops": {
-            "record_decision": {
+            "record_intervention": {
                 "config": {"campaign": "", "action": "approve", "round": "", "who": "", "reason": ""}
             }
         }
@@ -74,12 +74,14 @@ def record_decision(
     "the launchpad and launch.",
 )
 def oversight_job() -> None:
-    record_decision()
+    record_intervention()
 
 
 def carry_out(instance: dg.DagsterInstance, store: ArtifactStore, entry: Entry) -> None:
-    """What follows from a decision at once: the queue of a killed campaign is emptied, and where a candidate
-    was decided on, the check `promoted` and the ledger's file say so."""
+    """What follows from an intervention at once.
+
+    The queue of a killed campaign is emptied; the check `promoted` and the ledger's file tell an answer.
+    """
     if entry.action == "kill":
         cancel_queued(instance, entry.campaign)
     if entry.evidence is not None and entry.evidence.matter == "promotion":
@@ -93,14 +95,14 @@ def carry_out(instance: dg.DagsterInstance, store: ArtifactStore, entry: Entry) 
                 partition=entry.round,
             )
         )
-    if entry.evidence is not None:
+    if entry.evidence is not None and entry.evidence.matter != "recipe":
         write_ledger(store, read_ledger(store))
 
 
 def observations(entry: Entry) -> Iterator[dg.AssetObservation]:
-    """A decision in the UI's timelines: of the ledger, and of what was decided on."""
+    """An intervention in the UI's timelines: of the ledger, and of what was decided on."""
     metadata: dict[str, str | int] = {
-        "decision": entry.sentence,
+        "intervention": entry.sentence,
         "who": entry.who,
         "reason": entry.reason,
         "entry": entry.sequence,

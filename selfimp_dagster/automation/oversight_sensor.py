@@ -1,4 +1,4 @@
-"""What follows from the decisions of people: rounds that waited start, runs of killed campaigns end."""
+"""What follows from the interventions of people: rounds that waited start, runs of killed campaigns end."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,11 +24,11 @@ _GRACE = timedelta(seconds=10)  # for the stages of a killed campaign to end by 
     description="Starts what people have approved or resumed, and ends the runs of what they killed.",
 )
 def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchResource) -> dg.SensorResult:
-    """Reads what is new in the logs of decisions, and does what it leads to: one run a campaign at most.
+    """Reads what is new in the logs of interventions, and does what it leads to: one run a campaign at most.
 
     The cursor counts the entries that were seen. While a run of the campaign is in flight they stay unseen.
     The run key is the hash of the entry, and whether a round has begun is read from the store: a daemon
-    that dies at any point of a tick neither forgets a decision nor carries it out twice, and a run that
+    that dies at any point of a tick neither forgets an intervention nor carries it out twice, and a run that
     was refused because nobody had decided yet is no beginning.
     """
     seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
@@ -57,7 +57,7 @@ def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchRe
     return dg.SensorResult(
         dynamic_partitions_requests=[rounds.build_add_request(keys)] if keys else [],
         run_requests=requests,
-        skip_reason=None if requests else " ".join(notes) or "No new decision.",
+        skip_reason=None if requests else " ".join(notes) or "No new intervention.",
         cursor=json.dumps(seen, sort_keys=True),
     )
 
@@ -79,7 +79,7 @@ def _end_runs(instance: dg.DagsterInstance, standing: Standing) -> None:
 def _request(
     context: dg.SensorEvaluationContext, workbench: WorkbenchResource, entry: Entry
 ) -> dg.RunRequest | str:
-    """The run that a decision leads to as things are now, or why it leads to none."""
+    """The run that an intervention leads to as things are now, or why it leads to none."""
     if entry.action in ("pause", "kill"):
         return entry.sentence
     store = workbench.artifacts

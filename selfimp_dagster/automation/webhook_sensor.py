@@ -39,7 +39,7 @@ Cursor = dict[str, Any]
 
 @dg.sensor(
     minimum_interval_seconds=15,
-    description=f"Tells a webhook ({URL}) of verdicts, failures, stops, decisions, and what waits.",
+    description=f"Tells a webhook ({URL}) of verdicts, failures, stops, interventions, and what waits.",
 )
 def webhook_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchResource) -> dg.SensorResult:
     """Posts a message for all that is new, in order, and goes on at the first that was not delivered.
@@ -83,7 +83,7 @@ def _now(instance: dg.DagsterInstance, workbench: WorkbenchResource) -> Cursor:
     return {
         "reports": reports[0].storage_id if reports else 0,
         "failures": failures[0].storage_id if failures else 0,
-        "decisions": {
+        "interventions": {
             campaign: len(read_log(workbench.artifacts, campaign)) for campaign in _campaigns(workbench)
         },
     }
@@ -124,15 +124,15 @@ def _news(
         if key is not None:
             yield _of_failure(instance, workbench, key, record.run_id), cursor
     for campaign in _campaigns(workbench):
-        seen = cursor["decisions"].get(campaign, 0)
+        seen = cursor["interventions"].get(campaign, 0)
         try:
             entries = read_log(workbench.artifacts, campaign)
         except SelfimpError as error:
             context.log.error(str(error))
             continue
         for entry in entries[seen:]:
-            cursor = {**cursor, "decisions": {**cursor["decisions"], campaign: entry.sequence + 1}}
-            yield _of_decision(entry), cursor
+            cursor = {**cursor, "interventions": {**cursor["interventions"], campaign: entry.sequence + 1}}
+            yield _of_intervention(entry), cursor
 
 
 def _round(partition: str | None) -> RoundKey | None:
@@ -186,7 +186,7 @@ def _of_failure(
     return [_message("failed", key.campaign, str(key), str(error), run_id)]
 
 
-def _of_decision(entry: Entry) -> list[Message]:
+def _of_intervention(entry: Entry) -> list[Message]:
     said = entry.model_dump(include={"action", "who", "reason", "evidence", "sequence", "hash"})
     return [_message("oversight", entry.campaign, entry.round, entry.sentence, entry.hash, **said)]
 

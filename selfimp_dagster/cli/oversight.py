@@ -73,7 +73,7 @@ def resume(campaign: CampaignName, reason: Reason, who: Who) -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def oversight(campaign: CampaignName) -> None:
-    """Show how a campaign stands, what waits for a person, and all decisions, with their chain verified."""
+    """Show how a campaign stands, what waits for a person, and all interventions, the chain verified."""
     where = settings()
     store = ArtifactStore(where.store)
     require_campaign(store, where.campaigns, campaign)
@@ -84,7 +84,7 @@ def oversight(campaign: CampaignName) -> None:
     for question in open_questions(store, campaign):
         console.print(f"[yellow]{escape(question.sentence)}", highlight=False)
     print_rows(
-        ("entry", "decision", "evidence", "hash"),
+        ("entry", "intervention", "evidence", "hash"),
         (
             (
                 entry.sequence,
@@ -94,7 +94,7 @@ def oversight(campaign: CampaignName) -> None:
             )
             for entry in entries
         ),
-        title="Decisions",
+        title="Interventions",
     )
     if entries:
         console.print(

@@ -1,7 +1,7 @@
 """People in the loop: what a campaign asks them, what they decided, and what follows from it.
 
-Decisions are in `<store>/<campaign>/oversight.jsonl`, one entry a line, only ever appended to. Every entry
-holds the hash of the one before it, so an entry that is altered, removed or moved later breaks the chain.
+Interventions are in `<store>/<campaign>/oversight.jsonl`, one entry a line, only ever appended to. Every
+entry holds the hash of the one before it, so an entry that is altered, removed or moved breaks the chain.
 """
 
 import json
@@ -59,7 +59,7 @@ class _Frozen(BaseModel):
 
 
 class Evidence(_Frozen):
-    """What a decision was made on.
+    """What an answer was given on.
 
     `version` is the data version of the evaluation report, for a recipe the hash of the recipe: what has
     another version is another matter, and is asked anew. `sentence` is what it said.
@@ -71,8 +71,10 @@ class Evidence(_Frozen):
 
 
 class Entry(_Frozen):
-    """One decision of a person. `at` is in UTC, `hash` that of all other fields, `previous` the hash of the
-    entry before."""
+    """One intervention of a person.
+
+    `at` is in UTC, `hash` that of all other fields, `previous` that of the entry before.
+    """
 
     campaign: str
     sequence: int
@@ -87,22 +89,22 @@ class Entry(_Frozen):
 
     @property
     def sentence(self) -> str:
-        """The decision in words."""
+        """The intervention in words."""
         subject = f"{_MATTERS[self.evidence.matter]} {self.round}" if self.evidence else self.campaign
         return f"{self.who} {_PAST[self.action]} {subject} on {self.at}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What a log comes to: whether the campaign may run, who said otherwise, and the decisions on rounds."""
+    """What a log comes to: whether the campaign may run, who said otherwise, and the answers to rounds."""
 
     state: State = "running"
     halted_by: Entry | None = None
-    decisions: Mapping[tuple[str, Matter, str], Entry] = field(default_factory=dict)
+    answers: Mapping[tuple[str, Matter, str], Entry] = field(default_factory=dict)
 
-    def decision(self, round_: str, evidence: Evidence) -> Entry | None:
-        """The decision on just this matter in just this version."""
-        return self.decisions.get((round_, evidence.matter, evidence.version))
+    def answer(self, round_: str, evidence: Evidence) -> Entry | None:
+        """What was answered on just this matter in just this version."""
+        return self.answers.get((round_, evidence.matter, evidence.version))
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,10 @@ class Outcome:
 
 
 def standing_after(entries: Sequence[Entry]) -> Standing:
-    """What these decisions come to."""
+    """What these interventions come to."""
     state: State = "running"
     halted_by: Entry | None = None
-    decisions: dict[tuple[str, Matter, str], Entry] = {}
+    answers: dict[tuple[str, Matter, str], Entry] = {}
     for entry in entries:
         if entry.action == "resume":
             state, halted_by = "running", None
@@ -167,8 +169,8 @@ def standing_after(entries: Sequence[Entry]) -> Standing:
         elif entry.action == "kill":
             state, halted_by = "killed", entry
         elif entry.round is not None and entry.evidence is not None:
-            decisions[(entry.round, entry.evidence.matter, entry.evidence.version)] = entry
-    return Standing(state, halted_by, decisions)
+            answers[(entry.round, entry.evidence.matter, entry.evidence.version)] = entry
+    return Standing(state, halted_by, answers)
 
 
 def outcome(report: EvalReport, version: str, approval: Approval, standing: Standing) -> Outcome:
@@ -178,7 +180,7 @@ def outcome(report: EvalReport, version: str, approval: Approval, standing: Stan
         report: the evaluation report of the round.
         version: the report's data version.
         approval: what the round was started with.
-        standing: the decisions that there are.
+        standing: of the campaign.
     """
     verdict = report.verdict
     evidence: Evidence | None = None
@@ -186,7 +188,7 @@ def outcome(report: EvalReport, version: str, approval: Approval, standing: Stan
         evidence = Evidence(matter="promotion", version=version, sentence=" ".join(verdict.reasons))
     elif verdict.alarms and "alarm" in approval.before:
         evidence = Evidence(matter="alarm", version=version, sentence=" ".join(verdict.alarms))
-    answer = standing.decision(report.round, evidence) if evidence else None
+    answer = standing.answer(report.round, evidence) if evidence else None
     approved = answer is not None and answer.action == "approve"
     status: Status = "promoted"
     if not verdict.promoted:
@@ -230,12 +232,12 @@ def recipe_question(store: ArtifactStore, key: RoundKey, standing: Standing | No
         sentence=f"Recipe {version[:16]} was used by no earlier round of its line.",
     )
     known = standing or read_standing(store, key.campaign)
-    return Question(str(key), evidence, known.decision(str(key), evidence))
+    return Question(str(key), evidence, known.answer(str(key), evidence))
 
 
 def read_question(store: ArtifactStore, key: RoundKey, standing: Standing | None = None) -> Question | None:
     """What a round asks of a person now; if nothing, what it asked last."""
-    if not store.has(key, _START):
+    if not store.has(key, _START) or not _read_start(store, key).approval.before:
         return None
     known = standing or read_standing(store, key.campaign)
     about_recipe = recipe_question(store, key, known)
@@ -254,7 +256,7 @@ def open_questions(store: ArtifactStore, campaign: str) -> list[Question]:
 STANDINGS = pl.Schema(
     {"campaign": pl.String(), "state": pl.String(), "because": pl.String(), "waits": pl.String()}
 )
-DECISIONS = pl.Schema(
+INTERVENTIONS = pl.Schema(
     {
         "campaign": pl.String(),
         "entry": pl.Int64(),
@@ -269,31 +271,31 @@ DECISIONS = pl.Schema(
 
 
 def oversight_tables(store: ArtifactStore) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """How each campaign of the store stands (STANDINGS), and all decisions, the newest first (DECISIONS).
+    """How each campaign of the store stands (STANDINGS), and the INTERVENTIONS, the newest first.
 
-    Raises:
-        SelfimpError: a log was altered.
+    Where a log or an artifact was altered, the standing is not known and says why.
     """
     standings: list[dict[str, Any]] = []
-    decisions: list[dict[str, Any]] = []
+    interventions: list[dict[str, Any]] = []
     campaigns = {key.campaign for key in store.rounds()}
     campaigns |= {path.parent.name for path in store.folder.glob(f"*/{LOG}")}
     for campaign in sorted(campaigns):
-        entries = read_log(store, campaign)
+        row: dict[str, Any] = {"campaign": campaign, "state": "not known"}
+        try:
+            entries = read_log(store, campaign)
+            waits = " ".join(question.sentence for question in open_questions(store, campaign))
+        except SelfimpError as error:
+            standings.append({**row, "because": str(error), "waits": None})
+            continue
         standing = standing_after(entries)
-        standings.append(
-            {
-                "campaign": campaign,
-                "state": standing.state,
-                "because": standing.halted_by.sentence if standing.halted_by else None,
-                "waits": " ".join(question.sentence for question in open_questions(store, campaign)) or None,
-            }
-        )
+        because = standing.halted_by.sentence if standing.halted_by else None
+        standings.append({**row, "state": standing.state, "because": because, "waits": waits or None})
         told = ("campaign", "at", "who", "action", "round", "reason", "hash")
-        decisions += [
+        interventions += [
             {"entry": entry.sequence, **{name: getattr(entry, name) for name in told}} for entry in entries
         ]
-    return frame(standings, STANDINGS), frame(decisions, DECISIONS).sort("at", "entry", descending=True)
+    newest_first = frame(interventions, INTERVENTIONS).sort("at", "entry", descending=True)
+    return frame(standings, STANDINGS), newest_first
 
 
 class _Start(BaseModel):
@@ -422,7 +424,7 @@ def log_path(store: ArtifactStore, campaign: str) -> Path:
 
 
 def read_log(store: ArtifactStore, campaign: str) -> tuple[Entry, ...]:
-    """All decisions on a campaign, from the first, with the chain verified.
+    """All interventions on a campaign, from the first, with the chain verified.
 
     Raises:
         SelfimpError: an entry was altered, removed or moved, naming the first that does not fit.
@@ -448,7 +450,7 @@ def parse_log(content: bytes, campaign: str, where: str) -> tuple[tuple[Entry, .
     """The entries of the log of a campaign, and how many bytes they take.
 
     A last line without an end is an entry if it is a whole one. If it is a part of one, its writer died
-    before it could tell anybody that the decision was recorded: it counts for nothing.
+    before it could tell anybody that the intervention was recorded: it counts for nothing.
 
     Raises:
         SelfimpError: an entry was altered, removed or moved.
@@ -517,7 +519,7 @@ def record(
     who: str,
     reason: str,
 ) -> Entry:
-    """Puts a decision of a person into the log of a campaign.
+    """Puts an intervention of a person into the log of a campaign.
 
     Args:
         store: where the log is.
@@ -529,7 +531,7 @@ def record(
         reason: why, in the person's words.
 
     Raises:
-        SelfimpError: there is no such campaign or round, it waits for nothing, somebody has decided it
+        SelfimpError: there is no such campaign or round, it waits for nothing, somebody has answered it
             before, or name or reason is empty.
     """
     for name, text in (("who", who), ("reason", reason)):
@@ -615,11 +617,11 @@ def _asked(store: ArtifactStore, key: RoundKey, standing: Standing) -> Evidence:
             "there is no such round", where=str(key), fix="`selfimp status` lists the rounds that there are"
         )
     question = read_question(store, key, standing)
-    fix = f"`selfimp oversight {key.campaign}` shows what waits and what was decided"
+    fix = f"`selfimp oversight {key.campaign}` shows what waits and what was answered"
     if question is None:
         raise SelfimpError("it waits for nobody", where=str(key), fix=fix)
     if question.answer is not None:
-        raise SelfimpError(f"it is decided: {question.answer.sentence}", where=str(key), fix=fix)
+        raise SelfimpError(f"it is answered: {question.answer.sentence}", where=str(key), fix=fix)
     return question.evidence
 
 

@@ -1,4 +1,4 @@
-"""The log of decisions holds or says where it does not, and a round's outcome follows from it."""
+"""The log of interventions holds or says where it does not, and a round's outcome follows from it."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A log of five decisions, as it is on the disk."""
+    """A log of five interventions, as it is on the disk."""
     folder = tmp_path_factory.mktemp("written")
     (folder / "campaigns").mkdir()
     (folder / "campaigns" / "tiny.yaml").write_text("name: tiny\n")
@@ -137,7 +137,9 @@ def test_what_a_writer_that_died_left_counts_for_nothing_and_is_no_alteration(wr
 
 
 @pytest.mark.parametrize("left", [1, 200, -1], ids=["a byte", "a part", "all but its end"])
-def test_the_next_decision_is_written_behind_the_whole_ones(written: bytes, folder: Path, left: int) -> None:
+def test_the_next_intervention_is_written_behind_the_whole_ones(
+    written: bytes, folder: Path, left: int
+) -> None:
     first, second = written.splitlines(keepends=True)[:2]
     path = log_path(ArtifactStore(folder / "store"), "tiny")
     path.parent.mkdir(parents=True)
@@ -187,7 +189,7 @@ def test_killed_within_a_write_the_log_holds_and_goes_on(folder: Path) -> None:
     assert [entry.reason for entry in read_log(store, "tiny")] == ["first", "again"]
 
 
-def test_killed_at_any_time_no_decision_that_was_acknowledged_is_lost(folder: Path) -> None:
+def test_killed_at_any_time_no_intervention_that_was_acknowledged_is_lost(folder: Path) -> None:
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", _DECIDES_WITHOUT_END, str(folder)], stdout=subprocess.PIPE, text=True
@@ -204,7 +206,7 @@ def test_killed_at_any_time_no_decision_that_was_acknowledged_is_lost(folder: Pa
             _steer(folder, "resume")
 
 
-def test_of_decisions_at_the_same_time_one_counts(folder: Path) -> None:
+def test_of_interventions_at_the_same_time_one_counts(folder: Path) -> None:
     def attempt(number: int) -> str:
         try:
             return _steer(folder, "pause", who=f"person {number}").who
@@ -218,7 +220,7 @@ def test_of_decisions_at_the_same_time_one_counts(folder: Path) -> None:
     assert sum(f"it is paused already: {entry.who} paused tiny" in what for what in told) == 7
 
 
-def test_standing_follows_the_newest_decision(written: bytes) -> None:
+def test_standing_follows_the_newest_intervention(written: bytes) -> None:
     entries = _parse(written)
     states = [standing_after(entries[:length]).state for length in range(6)]
     assert states == ["running", "paused", "killed", "running", "paused", "running"]
@@ -243,13 +245,13 @@ def test_what_changes_nothing_is_refused(folder: Path, before: list[str], action
 
 
 @pytest.mark.parametrize(("who", "reason"), [("", "x"), ("  ", "x"), ("Ann", "\n"), ("Ann", "\udcff")])
-def test_a_decision_without_a_name_or_a_reason_is_refused(folder: Path, who: str, reason: str) -> None:
+def test_an_intervention_without_a_name_or_a_reason_is_refused(folder: Path, who: str, reason: str) -> None:
     with pytest.raises(SelfimpError, match="it says nothing"):
         _steer(folder, "pause", who, reason)
 
 
 @pytest.mark.parametrize("campaign", ["nowhere", "../campaigns", "*", "", "tiny/0000"])
-def test_a_decision_on_no_campaign_is_refused_and_leaves_nothing(folder: Path, campaign: str) -> None:
+def test_an_intervention_on_no_campaign_is_refused_and_leaves_nothing(folder: Path, campaign: str) -> None:
     store = ArtifactStore(folder / "store")
     with pytest.raises(SelfimpError, match="there is no campaign"):
         record(store, folder / "campaigns", "pause", campaign, who="Ann", reason="x")
@@ -265,7 +267,7 @@ def test_a_decision_on_no_campaign_is_refused_and_leaves_nothing(folder: Path, c
         ("approve", RoundKey("tiny", 7), "there is no such round"),
     ],
 )
-def test_a_decision_on_the_wrong_round_is_refused(
+def test_an_intervention_on_the_wrong_round_is_refused(
     folder: Path, action: str, round_: RoundKey | None, problem: str
 ) -> None:
     with pytest.raises(SelfimpError, match=problem):
@@ -348,18 +350,18 @@ def _report(promoted: bool, alarms: tuple[str, ...]) -> EvalReport:
 @given(
     kind=st.sampled_from(["promoted", "rejected", "alarmed"]),
     before=st.sets(st.sampled_from(["promotion", "recipe", "alarm"])),
-    decisions=st.lists(
+    interventions=st.lists(
         st.tuples(
             st.sampled_from(["promotion", "recipe", "alarm"]),
             st.sampled_from(["this report", "another report"]),
             st.sampled_from(["approve", "refuse"]),
         ),
         max_size=4,
-        unique_by=lambda decision: decision[:2],
+        unique_by=lambda intervention: intervention[:2],
     ),
 )
 def test_the_outcome_is_the_verdict_unless_a_person_must_approve_just_that(
-    kind: str, before: set[str], decisions: list[tuple[str, str, str]]
+    kind: str, before: set[str], interventions: list[tuple[str, str, str]]
 ) -> None:
     report = _report(kind == "promoted", ("leak",) if kind == "alarmed" else ())
     entries = [
@@ -375,10 +377,10 @@ def test_the_outcome_is_the_verdict_unless_a_person_must_approve_just_that(
             previous=FIRST,
             hash=FIRST,
         )
-        for number, (matter, version, action) in enumerate(decisions)
+        for number, (matter, version, action) in enumerate(interventions)
     ]
     found = outcome(report, "this report", Approval(before=tuple(before)), standing_after(entries))
-    said = {matter: action for matter, version, action in decisions if version == "this report"}
+    said = {matter: action for matter, version, action in interventions if version == "this report"}
     asked = {"promoted": "promotion", "alarmed": "alarm"}.get(kind)
     gated = asked in before
     answer = said.get(str(asked))

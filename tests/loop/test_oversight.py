@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def test_a_promotion_that_waits_is_in_force_nowhere(waiting: Home) -> None:
     with waiting.instance() as instance:
         assert check_results(instance, "eval_report", str(_FIRST))["promoted"] is False
         assert "Waits for a person" in _reason(_tick(waiting, instance, sensor=next_round_sensor))
-        assert _reason(_tick(waiting, instance)) == "No new decision."
+        assert _reason(_tick(waiting, instance)) == "No new intervention."
         result = waiting.materialize(instance, str(_SECOND), "incumbent_policy")
     assert not result.success
     failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data
@@ -159,7 +159,7 @@ def test_an_approved_promotion_starts_the_next_round_once_from_the_candidate(wai
         first = _tick(waiting, instance)
         assert _asked(first) == ["tiny/0001"]
         assert [request.run_key for request in first.run_requests or ()] == [entry.hash]
-        assert _reason(_tick(waiting, instance, first.cursor)) == "No new decision."
+        assert _reason(_tick(waiting, instance, first.cursor)) == "No new intervention."
         assert _launch(waiting, instance, first).success
         assert "it is not the newest round" in _reason(_tick(waiting, instance)), "the cursor was lost"
         assert "tiny/0001" not in _asked(_tick(waiting, instance, sensor=next_round_sensor))
@@ -167,7 +167,7 @@ def test_an_approved_promotion_starts_the_next_round_once_from_the_candidate(wai
     assert policy.weights_round == str(_FIRST)
     again = _selfimp(waiting, "refuse", "tiny/0000", "--who", "Bob", "--reason", "no")
     assert again.returncode == 1
-    assert "it is decided: Ann approved the promotion of tiny/0000" in again.stdout
+    assert "it is answered: Ann approved the promotion of tiny/0000" in again.stdout
 
 
 def test_a_refused_promotion_leaves_the_incumbent_in_force_and_the_campaign_goes_on(waiting: Home) -> None:
@@ -199,7 +199,7 @@ def test_an_approval_counts_for_the_report_that_was_looked_at_alone(waiting: Hom
     assert read_ledger(waiting.store)["status"].to_list() == ["refused"]
 
 
-def test_a_decision_made_while_the_round_still_runs_waits_for_its_end(waiting: Home) -> None:
+def test_an_answer_given_while_the_round_still_runs_waits_for_its_end(waiting: Home) -> None:
     _decide(waiting, "approve", _FIRST)
     with waiting.instance() as instance:
         going = instance.add_run(
@@ -297,6 +297,24 @@ def test_a_refused_recipe_is_not_used_and_another_one_is_asked_about(home: Home)
     _decide(home, "approve", _FIRST)
     assert read_log(home.store, "tiny")[-1].evidence == question.evidence
     assert next_round(home.store, home.campaigns, "tiny").decision.proceed
+
+
+def test_a_branch_whose_recipe_was_approved_goes_on_as_the_branch_that_it_is(finished: Home) -> None:
+    finished.write_campaign(approval={"before": ["recipe"]})
+    third = RoundKey("tiny", 2)
+    with pytest.raises(SelfimpError, match="Waits for a person to approve or refuse the recipe of tiny/0002"):
+        finished.run(str(third), parent=str(_FIRST), recipe={"optimization": {"epochs": 1}})
+    assert "Waits for a person" in next_round(finished.store, finished.campaigns, "tiny").decision.reason
+    begun = read_policy(finished.store, third)[0]
+    _decide(finished, "approve", third)
+    with finished.instance() as instance:
+        (request,) = _tick(finished, instance).run_requests or ()
+        assert finished.materialize(
+            instance, str(third), "incumbent_policy", config=dict(request.run_config)
+        ).success
+        assert check_results(instance, "incumbent_policy", str(third))["recipe_approved"] is True
+    assert read_policy(finished.store, third)[0] == begun
+    assert (begun.parent, begun.recipe_changes) == (str(_FIRST), {"optimization": {"epochs": 1}})
 
 
 # Alarm
@@ -399,6 +417,35 @@ def test_a_kill_empties_the_queue_of_its_campaign(finished: Home) -> None:
     assert statuses == [dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.QUEUED]
 
 
+def test_a_kill_interrupts_what_the_daemon_launched_and_did_not_end_by_itself(
+    finished: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted: list[str] = []
+    with finished.instance() as instance:
+        monkeypatch.setattr(type(instance.run_launcher), "terminate", lambda _, run: interrupted.append(run))
+        launched, in_a_terminal = (
+            instance.add_run(
+                dg.DagsterRun(
+                    job_name="round_job",
+                    run_id=make_new_run_id(),
+                    status=dg.DagsterRunStatus.STARTED,
+                    tags={"dagster/partition": "tiny/0002", **tags},
+                )
+            )
+            for tags in ({".dagster/grpc_info": "{}"}, {})
+        )
+        entry = _decide(finished, "kill")
+        assert _reason(_tick(finished, instance)) == "tiny: a run is still going."
+        assert not interrupted, "its stages have a while to end by themselves and to say why"
+        monkeypatch.setattr("selfimp_dagster.automation.oversight_sensor._GRACE", timedelta(0))
+        time.sleep(1.1)  # the log counts in seconds
+        assert _reason(_tick(finished, instance)) == "tiny: a run is still going."
+        assert interrupted == [launched.run_id]
+        said = [event.message for event in instance.all_logs(launched.run_id)]
+        assert not instance.all_logs(in_a_terminal.run_id)
+    assert entry.sentence in said
+
+
 def test_killed_while_sampling_a_round_ends_at_once_and_resumed_loses_and_doubles_nothing(home: Home) -> None:
     tasks, answers = 400, 64
     home.write_campaign(
@@ -459,7 +506,7 @@ def _op(home: Home, instance: dg.DagsterInstance, **config: str) -> dg.ExecuteIn
     return home.definitions.resolve_job_def("oversight_job").execute_in_process(
         run_config={
             "ops": {
-                "record_decision": {"config": {"round": "", "who": "Ann", "reason": "because", **config}}
+                "record_intervention": {"config": {"round": "", "who": "Ann", "reason": "because", **config}}
             },
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
@@ -504,7 +551,7 @@ def test_what_cannot_be_decided_is_a_readable_failure(
 
 def test_the_launchpad_comes_filled_in_and_the_queue_of_rounds_does_not_hold_it_up(home: Home) -> None:
     job = home.definitions.resolve_job_def("oversight_job")
-    assert set(job.run_config["ops"]["record_decision"]["config"]) == {
+    assert set(job.run_config["ops"]["record_intervention"]["config"]) == {
         "campaign",
         "action",
         "round",

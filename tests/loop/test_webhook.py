@@ -16,7 +16,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.oversight import read_log, record
 from selfimp_dagster.round_key import RoundKey
 
-_FROM_THE_START = json.dumps({"reports": 0, "failures": 0, "decisions": {}})
+_FROM_THE_START = json.dumps({"reports": 0, "failures": 0, "interventions": {}})
 _FIRST = RoundKey("tiny", 0)
 
 
@@ -175,11 +175,11 @@ def test_a_round_that_failed_and_a_recipe_that_waits_are_told_apart(home: Home, 
         with pytest.raises(SelfimpError, match="training needs 8"):
             home.run("tiny/0000")
         _tick(home, instance, cursor)
-    waits, failed, decision = receiver.received
-    assert (waits["kind"], failed["kind"], decision["kind"]) == ("waiting", "failed", "oversight")
+    waits, failed, answer = receiver.received
+    assert (waits["kind"], failed["kind"], answer["kind"]) == ("waiting", "failed", "oversight")
     assert "selfimp approve tiny/0000" in waits["sentence"]
     assert "the selection kept 0 rows, training needs 8" in failed["sentence"]
-    assert decision["evidence"]["matter"] == "recipe"
+    assert answer["evidence"]["matter"] == "recipe"
 
 
 def test_the_end_of_a_campaign_is_told(finished: Home, receiver: _Receiver) -> None:
