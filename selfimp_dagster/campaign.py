@@ -27,6 +27,9 @@ from selfimp_dagster.tasks.wordings import wordings
 
 SUFFIX = ".yaml"
 
+Matter = Literal["promotion", "recipe", "alarm"]
+"""What a campaign can have people decide on."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -148,6 +151,16 @@ class Nightly(_Strict):
     rounds: int = Field(default=1, ge=1, description="Rounds that one night may run at most.")
 
 
+class Approval(_Strict):
+    """What a person has to approve before it counts."""
+
+    before: tuple[Matter, ...] = Field(
+        default=(),
+        description="promotion: before a candidate becomes the incumbent; recipe: before a recipe that no "
+        "earlier round of the line used; alarm: before going on after a hard alarm.",
+    )
+
+
 class Campaign(_Strict):
     """One improvement effort: base model, task suites, recipe, promotion rule, budget."""
 
@@ -167,6 +180,7 @@ class Campaign(_Strict):
     promotion: PromotionRule = PromotionRule()
     continuation: Continuation
     nightly: Nightly | None = None
+    approval: Approval = Approval()
 
     @field_validator("skills", "guard")
     @classmethod

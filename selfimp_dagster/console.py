@@ -36,10 +36,11 @@ def print_ledger(ledger: pl.DataFrame) -> None:
                 scores.add_row(row["round"], suite, *arms)
         scores.add_section()
     console.print(scores)
-    verdicts = _table("round", "verdict", "decision", title="Verdict and decision")
+    verdicts = _table("round", "status", "verdict", "decision", title="Verdict and decision")
     for row in ledger.iter_rows(named=True):
-        verdict = f"[green]{row['verdict']}" if row["promoted"] else f"[yellow]{row['verdict']}"
-        verdicts.add_row(row["round"], verdict, row["decision"])
+        color = "green" if row["promoted"] else "yellow"
+        told = (f"[{color}]{escape(row[column])}" for column in ("status", "verdict"))
+        verdicts.add_row(row["round"], *told, escape(row["decision"]))
     console.print(verdicts)
     costs = _table("round", "stage", "seconds", "tokens", title="Cost")
     for row in ledger.iter_rows(named=True):

@@ -10,7 +10,10 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 from selfimp_dagster import assets, checks  # noqa: E402
 from selfimp_dagster.automation.next_round_sensor import next_round_sensor  # noqa: E402
 from selfimp_dagster.automation.nightly_round import nightly_round  # noqa: E402
+from selfimp_dagster.automation.oversight_job import oversight_job  # noqa: E402
+from selfimp_dagster.automation.oversight_sensor import oversight_sensor  # noqa: E402
 from selfimp_dagster.automation.round_job import round_job  # noqa: E402
+from selfimp_dagster.automation.webhook_sensor import webhook_sensor  # noqa: E402
 from selfimp_dagster.resources.workbench import WorkbenchResource  # noqa: E402
 from selfimp_dagster.settings import settings  # noqa: E402
 
@@ -20,8 +23,8 @@ def build_definitions(workbench: WorkbenchResource) -> dg.Definitions:
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         asset_checks=dg.load_asset_checks_from_package_module(checks),
-        jobs=[round_job],
-        sensors=[next_round_sensor],
+        jobs=[round_job, oversight_job],
+        sensors=[next_round_sensor, oversight_sensor, webhook_sensor],
         schedules=[nightly_round],
         executor=dg.in_process_executor,
         resources={"workbench": workbench},

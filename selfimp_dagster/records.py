@@ -167,10 +167,14 @@ def content_id(*parts: Any) -> str:
     return content_hash(list(parts))[:16]
 
 
+def canonical_json(value: Any) -> str:
+    """The one way to write a value as JSON: keys sorted, no spaces, no line breaks."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def content_hash(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value (keys sorted, no spaces)."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    """SHA-256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def derive_seed(*parts: Any) -> int:

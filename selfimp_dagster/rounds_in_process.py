@@ -11,10 +11,9 @@ from typing import Any
 
 import dagster as dg
 import psutil
-from dagster._core.execution.stats import StepEventStatus
 
 from selfimp_dagster.automation.round_job import round_job
-from selfimp_dagster.automation.runs import runs_in_flight
+from selfimp_dagster.automation.runs import failure, runs_in_flight, stages_left
 from selfimp_dagster.definitions import build_definitions
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
@@ -22,7 +21,6 @@ from selfimp_dagster.lifecycle.policy import begin, read_policy
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import ArtifactStore
 
 _PROCESS_TAG = "selfimp/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -70,7 +68,7 @@ def run_round(
             fix="wait for it, or end it in the UI (Runs), then try again",
         )
     job = build_definitions(workbench).resolve_job_def(round_job.name)
-    stages = _stages_left(instance, job, workbench.artifacts, key)
+    stages = stages_left(instance, job, workbench.artifacts, key)
     begun = read_policy(workbench.artifacts, key)[0] if workbench.artifacts.has(key, STAGES[0]) else None
     if begun is not None and parent is None:
         parent = RoundKey.parse(begun.parent) if begun.parent else None
@@ -92,7 +90,7 @@ def run_round(
         tags={_PROCESS_TAG: _this_process()},
     )
     if not result.success:
-        raise _failure(result, key)
+        raise failure(result.all_events, key, result.run_id)
 
 
 def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
@@ -102,56 +100,6 @@ def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
         if host == socket.gethostname() and not _is_alive(process):
             instance.report_run_failed(run, "The process that ran this round is gone; run the round again.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _stages_left(
-    instance: dg.DagsterInstance, job: dg.JobDefinition, store: ArtifactStore, key: RoundKey
-) -> tuple[str, ...]:
-    """The stages from the first one on that is missing or whose checks have not all run and passed."""
-    for place, stage in enumerate(STAGES):
-        steps = [stage, *(name for name in job.graph.node_dict if name.startswith(f"{stage}_"))]
-        if not (store.has(key, stage) and _succeeded(instance, key, stage, steps)):
-            return STAGES[place:]
-    return STAGES
-
-
-def _succeeded(instance: dg.DagsterInstance, key: RoundKey, stage: str, steps: list[str]) -> bool:
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=[str(key)]), limit=1
-    ).records
-    if not records:
-        return False
-    stats = {s.step_key: s.status for s in instance.get_run_step_stats(records[0].run_id, steps)}
-    return all(stats.get(step) is StepEventStatus.SUCCESS for step in steps)
-
-
-def _failure(result: dg.ExecuteInProcessResult, key: RoundKey) -> SelfimpError:
-    """What went wrong, in the words of the check or step that failed."""
-    for check in result.get_asset_check_evaluations():
-        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR:
-            return SelfimpError(
-                check.description or "a blocking check failed",
-                where=f"{key} {check.asset_key.to_user_string()}: check {check.check_name}",
-                fix="its evidence is in the UI; run the round again when the cause is mended",
-            )
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data is not None and data.user_failure_data.metadata:
-                said = {name: str(value.value) for name, value in data.user_failure_data.metadata.items()}
-                return SelfimpError(said["what"], where=said["where"], fix=said["fix"])
-            if data.error is not None and data.error.cls_name == "DagsterExecutionInterruptedError":
-                return SelfimpError(
-                    "interrupted",
-                    where=f"{key} {event.step_key}",
-                    fix="run the same command again: it goes on where this one stopped",
-                )
-            return SelfimpError(
-                str(data.error_display_string).strip(),
-                where=f"{key} {event.step_key}",
-                fix="this is a fault of the program: please report it with the text above",
-            )
-    return SelfimpError("the run failed", where=str(key), fix=f"see run {result.run_id} in the UI")
 
 
 def _this_process() -> str:

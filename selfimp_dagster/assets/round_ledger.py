@@ -7,6 +7,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
+from selfimp_dagster.lifecycle.oversight import oversight_tables
 from selfimp_dagster.pictures import (
     accuracy_over_rounds,
     cost_over_rounds,
@@ -39,6 +40,7 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
             for line in newest_lines(workbench.artifacts, ledger)
         }
+        standings, interventions = oversight_tables(workbench.artifacts)
     for error in unreadable:
         context.log.warning(f"left out of the ledger: {error}")
     rows = ledger.to_dicts()
@@ -63,6 +65,8 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             },
             "rounds": table(ledger.select(_scores(ledger, changed)), limit=200),
             "verdicts": table(told, limit=200),
+            "standing": table(standings, limit=200),
+            "interventions": table(interventions, limit=50),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )
@@ -78,12 +82,7 @@ def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Serie
     return [
         pl.col("round"),
         pl.col("parent"),
-        pl.when("champion")
-        .then(pl.lit("promoted, champion"))
-        .when("promoted")
-        .then(pl.lit("promoted"))
-        .otherwise(pl.lit("rejected"))
-        .alias("verdict"),
+        pl.when("champion").then(pl.lit("promoted, champion")).otherwise(pl.col("status")).alias("status"),
         pl.Series("changed in the recipe", changed, dtype=pl.String),
         *(
             pl.format(

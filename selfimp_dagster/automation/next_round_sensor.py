@@ -1,14 +1,11 @@
 """Continuation: a finished round leads to the next one, or to the reason why not."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 
+from selfimp_dagster.automation.requests import following_round
 from selfimp_dagster.automation.round_job import round_job
-from selfimp_dagster.automation.runs import NIGHT_TAG, has_run
-from selfimp_dagster.campaign import load_campaign
+from selfimp_dagster.automation.runs import has_run
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -50,9 +47,12 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
             )
             continue
         try:
-            request = _request(
-                context.instance, workbench, RoundKey.parse(str(record.partition_key)), run.tags
-            )
+            finished = RoundKey.parse(str(record.partition_key))
+            request = following_round(context.instance, workbench, finished, run.tags)
+            if isinstance(request, dg.RunRequest) and has_run(context.instance, finished.next):
+                request = (
+                    f"{finished.next} was started already; if it failed, run it again from the UI or the CLI."
+                )
         except SelfimpError as error:
             notes.append(f"{record.partition_key}: {error}")
             continue
@@ -69,29 +69,4 @@ def next_round_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchR
         run_requests=list(requests.values()),
         skip_reason=None if requests else " ".join(notes) or "No new evaluation report.",
         cursor=cursor,
-    )
-
-
-def _request(
-    instance: dg.DagsterInstance, workbench: WorkbenchResource, finished: RoundKey, tags: Mapping[str, str]
-) -> dg.RunRequest | str:
-    """The run that a finished round leads to, or why it leads to none."""
-    campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")
-    following = next_round(workbench.artifacts, workbench.campaigns_folder, finished.campaign)
-    if following.key != finished.next:
-        return f"it is not the newest round: {following.key} comes next."
-    if has_run(instance, following.key):
-        return f"{following.key} was started already; if it failed, run it again from the UI or the CLI."
-    if not following.decision.proceed:
-        return following.decision.reason
-    night = tags.get(NIGHT_TAG)
-    if night is not None:
-        spent = instance.get_runs_count(dg.RunsFilter(job_name=round_job.name, tags={NIGHT_TAG: night}))
-        allowed = campaign.nightly.rounds if campaign.nightly else 0
-        if spent >= allowed:
-            return f"the night ({night}) has spent its {allowed} rounds."
-    return dg.RunRequest(
-        run_key=str(following.key),
-        partition_key=str(following.key),
-        tags={NIGHT_TAG: night} if night is not None else {},
     )

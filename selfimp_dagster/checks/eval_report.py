@@ -4,6 +4,7 @@ from selfimp_dagster.assets.eval_report import eval_report
 from selfimp_dagster.lifecycle.evaluation.dimensions import falls
 from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
 from selfimp_dagster.lifecycle.evaluation.scores import pair_arms
+from selfimp_dagster.lifecycle.oversight import read_outcome
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.records import EVALUATIONS, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
@@ -27,11 +28,13 @@ def report_complete(
 @dg.asset_check(asset=eval_report, partitions_def=rounds)
 def promoted(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
     """The candidate becomes the incumbent of the next round. A rejection is no fault of the pipeline."""
-    verdict = read_report(workbench.artifacts, RoundKey.parse(context.partition_key)).verdict
+    key = RoundKey.parse(context.partition_key)
+    verdict = read_report(workbench.artifacts, key).verdict
+    outcome = read_outcome(workbench.artifacts, key)
     return dg.AssetCheckResult(
-        passed=verdict.promoted,
+        passed=outcome.promoted,
         severity=dg.AssetCheckSeverity.WARN,
-        description=verdict.sentence,
+        description=outcome.question.sentence if outcome.question else verdict.sentence,
         metadata={
             "test": verdict.test,
             "p_value": verdict.p_value,

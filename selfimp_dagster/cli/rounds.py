@@ -16,6 +16,7 @@ from selfimp_dagster.inventory import take_inventory
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
+from selfimp_dagster.lifecycle.oversight import open_questions
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
@@ -60,7 +61,7 @@ def run(
             following = next_round(store, where.campaigns, campaign)
             # Who names a parent or another recipe has decided that the round starts.
             if branch is None and not recipe and not following.decision.proceed:
-                console.print(f"[yellow]{following.decision.reason}")
+                console.print(f"[yellow]{escape(following.decision.reason)}")
                 break
             console.rule(f"round {following.key}", align="left")
             run_round(instance, workbench, following.key, branch, recipe)
@@ -122,11 +123,15 @@ def status(
             if not newest.is_empty():
                 print_dimensions(newest, title=f"Dimensions of {finished[-1]} (95 % interval)")
             following = next_round(store, where.campaigns, name)
+            waiting = open_questions(store, name)
         except SelfimpError as error:
-            console.print(f"{name}: what comes next is not known. {error}", highlight=False)
+            console.print(escape(f"{name}: what comes next is not known. {error}"), highlight=False)
             continue
         verb = "next" if following.decision.proceed else "would be next"
-        console.print(f"{name}: {following.key} {verb}. {following.decision.reason}")
+        console.print(escape(f"{name}: {following.key} {verb}. {following.decision.reason}"))
+        for question in waiting:
+            if question.sentence != following.decision.reason:
+                console.print(escape(f"{name}: {question.sentence}"))
     gaps = take_inventory(store).gaps
     print_gaps([gap for gap in gaps if campaign in (None, RoundKey.parse(gap.round).campaign)])
     for reason in unreadable:

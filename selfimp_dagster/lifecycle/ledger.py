@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.continuation import decide
-from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
+from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport
+from selfimp_dagster.lifecycle.history import FinishedRound, decide_after, read_finished
+from selfimp_dagster.lifecycle.oversight import Standing, read_standing
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.records import frame
 from selfimp_dagster.round_key import RoundKey
@@ -28,7 +29,8 @@ LEDGER = pl.Schema(
         "parent": pl.String(),
         "recipe_changes": pl.String(),  # JSON of what the line has changed in the campaign's recipe
         "weights_round": pl.String(),  # whose checkpoint the round started from; null: the base model
-        "promoted": pl.Boolean(),
+        "promoted": pl.Boolean(),  # and approved where the campaign demands it: in force
+        "status": pl.String(),  # of the candidate: promoted, rejected, waiting or refused (by a person)
         "champion": pl.Boolean(),  # see `champions`
         **{
             f"{arm}_{suite}{part}": pl.Float64()
@@ -116,16 +118,21 @@ def _anchor(row: Mapping[str, Any]) -> float:
 def _ledger(
     store: ArtifactStore, keys: Iterable[RoundKey], unreadable: list[SelfimpError] | None = None
 ) -> pl.DataFrame:
-    """The rows of these rounds; every report is read once, however many lines its round is on."""
+    """The rows of these rounds; every log and report is read once, however many lines its round is on."""
 
     @cache
-    def report(round_: str) -> EvalReport:
-        return read_report(store, RoundKey.parse(round_))
+    def standing(campaign: str) -> Standing:
+        return read_standing(store, campaign)
+
+    @cache
+    def finished(round_: str) -> FinishedRound:
+        key = RoundKey.parse(round_)
+        return read_finished(store, key, standing(key.campaign))
 
     rows = []
     for key in keys:
         try:
-            rows.append(_row(store, key, report))
+            rows.append(_row(store, key, finished))
         except SelfimpError as error:
             if unreadable is None:
                 raise
@@ -134,21 +141,22 @@ def _ledger(
     return frame(({**row, "champion": row["round"] in champion} for row in rows), LEDGER)
 
 
-def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalReport]) -> dict[str, Any]:
+def _row(store: ArtifactStore, key: RoundKey, finished: Callable[[str], FinishedRound]) -> dict[str, Any]:
     policy, _ = read_policy(store, key)
-    report = report_of(policy.round)
+    report, outcome = finished(policy.round).report, finished(policy.round).outcome
     return {
         "round": str(key),
         "parent": policy.parent,
         "recipe_changes": json.dumps(policy.recipe_changes),
         "weights_round": policy.weights_round,
-        "promoted": report.verdict.promoted,
+        "promoted": outcome.promoted,
+        "status": outcome.status,
         **_scores(report),
         "anchor_set": policy.campaign.pools.anchor_set(key.number),
         "p_value": report.verdict.p_value,
         "alpha": report.verdict.alpha,
         "verdict": " ".join(report.verdict.reasons),
-        "decision": _decision(policy, report_of),
+        "decision": _decision(policy, finished),
         "directives": "[" + ",".join(d.model_dump_json() for d in policy.directives) + "]",
         "tokens": report.summary.tokens,
         "seconds": report.summary.seconds,
@@ -159,12 +167,12 @@ def _row(store: ArtifactStore, key: RoundKey, report_of: Callable[[str], EvalRep
     }
 
 
-def _decision(policy: Policy, report_of: Callable[[str], EvalReport]) -> str:
+def _decision(policy: Policy, finished: Callable[[str], FinishedRound]) -> str:
     try:
-        history = [report_of(round_).summary for round_ in (*policy.ancestors, policy.round)]
+        line = [finished(round_) for round_ in (*policy.ancestors, policy.round)]
     except SelfimpError as error:  # of an ancestor: what the round itself measured is known
         return f"Not known: {error.where}: {error.what}."
-    return decide(history, policy.campaign.continuation, policy.campaign.skill_weights).reason
+    return decide_after(line, policy.campaign.continuation, policy.campaign.skill_weights).reason
 
 
 def _scores(report: EvalReport) -> dict[str, float | None]:

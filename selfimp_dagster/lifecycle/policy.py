@@ -12,6 +12,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import decide
 from selfimp_dagster.lifecycle.evaluation.directives import Directive
 from selfimp_dagster.lifecycle.history import read_history
+from selfimp_dagster.lifecycle.oversight import read_outcome, unapproved
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import file_sha256, policy_hash
 from selfimp_dagster.models.source import resolve_model
@@ -181,7 +182,10 @@ def _continue_from(
     before, _ = read_policy(store, parent)
     report = store.open(parent, "eval_report")
     parents = {f"{parent}/eval_report": report.data_version}
-    if report.facts["promoted"]:
+    outcome = read_outcome(store, parent)
+    if outcome.question is not None and outcome.obstacle is not None:
+        raise unapproved(outcome.question)
+    if outcome.promoted:
         checkpoint = store.open(parent, "checkpoint", verify=False)
         if checkpoint.data_version != report.manifest.parents["checkpoint"]:
             raise SelfimpError(

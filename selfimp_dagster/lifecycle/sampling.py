@@ -56,7 +56,8 @@ class DurableSampler:
         with self._progress.stage(label, total=len(wanted), unit="samples") as bar:
             bar.advance(len(wanted) - len(missing))
             asked = [Request(id_, wanted[id_].messages, wanted[id_].seed) for id_ in missing]
-            for batch in self._engine.generate(asked, sampling):
+            # Zero samples, but a sign of life at each token: a kill need not wait for the whole batch.
+            for batch in self._engine.generate(asked, sampling, on_tokens=lambda _: bar.advance(0)):
                 rows = [self._row(c, wanted[c.request_id], sampling, generation) for c in batch]
                 self._write(rows)
                 present |= _by_id(rows)

@@ -6,9 +6,11 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from selfimp_dagster.engines.pool import EnginePool
+from selfimp_dagster.lifecycle.oversight import KillSwitch, OverseenProgress, admit
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.loading import DtypeName
 from selfimp_dagster.progress import LogProgress, shown_or
+from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
@@ -56,11 +58,18 @@ class WorkbenchResource(dg.ConfigurableResource):
         return Path(self.campaigns)
 
     def open(self, context: dg.AssetExecutionContext) -> Workbench:
-        """What the library's stage functions need; progress goes to the step's log unless shown elsewhere."""
+        """What the library's stage functions need; progress goes to the step's log unless shown elsewhere.
+
+        Raises:
+            SelfimpError: people have not let this stage begin.
+        """
+        key = RoundKey.parse(context.partition_key)
+        admit(self.artifacts, key, context.asset_key.to_user_string())
+        shown = shown_or(LogProgress(context.log.info))
         return Workbench(
             store=self.artifacts,
             engines=self.engines.pool,
             models=Path(self.models),
             campaigns=self.campaigns_folder,
-            progress=shown_or(LogProgress(context.log.info)),
+            progress=OverseenProgress(shown, KillSwitch(self.artifacts, key.campaign)),
         )

@@ -8,7 +8,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from selfimp_dagster.lifecycle.ledger import STAGES
 
 CHECKS = {
-    "incumbent_policy": {"parent_unchanged"},
+    "incumbent_policy": {"parent_unchanged", "recipe_approved"},
     "generated_corpus": {"no_evaluation_items", "every_sample_judged"},
     "selected_subset": {"no_contamination", "kept_and_dropped_are_the_corpus", "enough_rows"},
     "checkpoint": {"finite_loss", "complete_model"},

@@ -125,7 +125,7 @@ def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparis
             under different harnesses.
     """
     harnesses = [read_report(store, key).harness for key in (first, second)]
-    if differing := list(_differences(harnesses[0], harnesses[1])):
+    if differing := list(differing_fields(harnesses[0], harnesses[1])):
         told = ", ".join(f"{d.field} {d.first} and {d.second}" for d in differing)
         raise SelfimpError(
             f"the rounds were measured under different harnesses: {told}",
@@ -159,7 +159,7 @@ def compare(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Comparis
         p_value=mcnemar_exact(wins, losses),
         skills=tuple(_by_skill(pairs)),
         fork=next((key for key in reversed(lines[0]) if key in lines[1]), None),
-        recipe=tuple(_differences(recipes[0], recipes[1])),
+        recipe=tuple(differing_fields(recipes[0], recipes[1])),
         made=tuple(_made(store, first, second, policies)),
         rows=tuple(_rows(store, first, second)),
     )
@@ -237,7 +237,7 @@ def _made(
         ("code version of ", [_code_versions(store, key) for key in (first, second)]),
         ("sampling engine: ", [_sampling_engine(store, key) for key in (first, second)]),
     ):
-        yield from _differences(told[0], told[1], field)
+        yield from differing_fields(told[0], told[1], field)
 
 
 def _start(policy: Policy) -> dict[str, Any]:
@@ -279,12 +279,13 @@ def _code_versions(store: ArtifactStore, key: RoundKey) -> dict[str, str]:
     return {stage: store.open(key, stage, verify=False).manifest.code_version for stage in _STAGES}
 
 
-def _differences(
+def differing_fields(
     first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[Difference]:
+    """The fields, by their dotted names, that are not the same in both."""
     for name in sorted(first.keys() | second.keys()):
         one, other = first.get(name), second.get(name)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _differences(one, other, f"{prefix}{name}.")
+            yield from differing_fields(one, other, f"{prefix}{name}.")
         elif one != other:
             yield Difference(field=f"{prefix}{name}", first=str(one), second=str(other))
