@@ -1,0 +1,151 @@
+"""The report of a campaign: one HTML file that needs no network, no script and no installation to be read."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from selfimp_dagster import __version__
+from selfimp_dagster.campaign import Campaign
+from selfimp_dagster.lifecycle.evaluation.report import Score
+from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.records import content_hash
+from selfimp_dagster.report import figures
+from selfimp_dagster.report.data import LONGEST_TEXT, CampaignReport, Flips, Missing, gather
+from selfimp_dagster.store import MANIFEST, ArtifactStore, write_error, write_file
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+SUFFIX = ".html"
+FOLDER = "reports"
+_HEAD = 4096  # bytes of a page that hold its state
+
+
+def report_path(store: ArtifactStore, campaign: str) -> Path:
+    """Where the report of a campaign is unless it is asked for elsewhere."""
+    return store.folder / FOLDER / f"{campaign}{SUFFIX}"
+
+
+def write_report(store: ArtifactStore, campaign: str, out: Path | None = None) -> Path:
+    """Writes the report of a campaign, whole or not at all, and returns its path.
+
+    The same artifacts give the same file. What cannot be read is named in the page with the reason.
+
+    Raises:
+        SelfimpError: the store has no round of the campaign, or the file cannot be written.
+    """
+    path = out or report_path(store, campaign)
+    page = render(gather(store, campaign), _state(store, campaign))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, path.parent) from error
+    write_file(path, page.encode())
+    return path
+
+
+def refresh_report(store: ArtifactStore, campaign: str) -> Path:
+    """The path of the campaign's report, written again if any artifact changed since it was written."""
+    path = report_path(store, campaign)
+    if path.is_file():
+        with path.open("rb") as page:
+            if f'content="{_state(store, campaign)}"'.encode() in page.read(_HEAD):
+                return path
+    return write_report(store, campaign)
+
+
+def render(report: CampaignReport, state: str = "") -> str:
+    """The page. Whatever a model or a task file says is text in it, never markup."""
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            report=report,
+            figures=figures,
+            stages=STAGES,
+            state=state,
+            version=__version__,
+            longest_text=LONGEST_TEXT,
+        )
+    )
+
+
+def _state(store: ArtifactStore, campaign: str) -> str:
+    """A hash of all that the report is made from: every manifest, and the program."""
+    manifests = [
+        sha256(path.read_bytes()).hexdigest()
+        for key in store.rounds(campaign)
+        for stage in STAGES
+        if (path := store.folder / campaign / f"{key.number:04d}" / stage / MANIFEST).is_file()
+    ]
+    return content_hash([__version__, manifests])[:16]
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("selfimp_dagster.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.tests["missing"] = lambda part: isinstance(part, Missing)
+    made.filters |= {
+        "share": lambda value: f"{value:.3f}",
+        "signed": lambda value: f"{value:+.3f}",
+        "figure": lambda value: f"{value:.3g}",
+        "count": lambda value: f"{value:,.0f}",
+        "seconds": lambda value: f"{value:,.1f}",
+        "percent": lambda value: f"{100 * value:.1f}\u00a0%",
+        "duration": _duration,
+        "counted": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",
+        "interval": _interval,
+        "anchor": lambda key: f"round-{key.number:04d}",
+        "yaml": _yaml,
+        "commands": lambda report: list(_commands(report)),
+    }
+    return made
+
+
+def _interval(score: Score) -> str:
+    return f"{score.low:.3f} to {score.high:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the two largest units that they fill."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _yaml(campaign: Campaign) -> str:
+    return yaml.safe_dump(campaign.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _commands(report: CampaignReport) -> Iterator[tuple[str, str]]:
+    """What to type to go on from the report, and what for."""
+    name, finished = report.name, report.finished
+    yield f"selfimp run {name}", "runs the next round"
+    yield f"selfimp status {name}", "all numbers of all rounds in the terminal"
+    if len(finished) > 1:
+        first, last = finished[0].key, finished[-1].key
+        yield f"selfimp compare {first} {last}", "the candidates of two rounds on the same items"
+    shown = next((id_ for r in reversed(finished) for id_ in _ids(r.evaluation)), None)
+    if shown:
+        yield f"selfimp trace {shown}", "where one item or sample of this page came from, and what came of it"
+    yield f"selfimp report {name}", "this page again, from what the store holds then"
+
+
+def _ids(evaluation: object) -> Iterator[str]:
+    flips = getattr(evaluation, "flips", None)
+    if isinstance(flips, Flips):
+        yield from (flip.id for flip in (*flips.now_right, *flips.now_wrong))
