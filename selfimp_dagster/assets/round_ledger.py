@@ -12,8 +12,9 @@ from selfimp_dagster.pictures import (
     dimensions_over_rounds,
     round_tree,
 )
-from selfimp_dagster.presentation import picture, readable_failures, table
+from selfimp_dagster.presentation import picture, readable_failures, report_links, table
 from selfimp_dagster.records import content_hash
+from selfimp_dagster.report import refresh_reports, reports_folder
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_tree import change
 
@@ -25,8 +26,12 @@ from selfimp_dagster.round_tree import change
     kinds={"duckdb", "parquet"},
     code_version=__version__,
 )
-def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
-    """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost."""
+def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource) -> dg.MaterializeResult:
+    """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost.
+
+    With it the report of each campaign is written anew. A report that cannot be written is an error in the
+    log and in the metadata, and no failure: the ledger stands.
+    """
     with readable_failures():
         ledger = read_ledger(workbench.artifacts)
         path = write_ledger(workbench.artifacts, ledger)
@@ -34,6 +39,9 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
             line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
             for line in newest_lines(workbench.artifacts, ledger)
         }
+    reports, failed = refresh_reports(workbench.artifacts)
+    for campaign, why in failed.items():
+        context.log.error(f"The report of {campaign} could not be written. {why}")
     rows = ledger.to_dicts()
     parents = {row["round"]: row for row in rows}
     told = ledger.select("round", "verdict", "decision").with_columns(
@@ -44,6 +52,7 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
         data_version=dg.DataVersion(content_hash(rows)),
         metadata={
             "dagster/row_count": ledger.height,
+            "reports": report_links(reports),
             "round_tree": picture(round_tree(rows), "tree of rounds"),
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
             "cost_over_rounds": picture(cost_over_rounds(rows), "cost over rounds"),
@@ -55,6 +64,8 @@ def round_ledger(workbench: WorkbenchResource) -> dg.MaterializeResult:
             },
             "rounds": table(ledger.select(_scores(ledger, changed)), limit=200),
             "verdicts": table(told, limit=200),
+            "reports_not_written": dg.MetadataValue.json(failed),
+            "reports_folder": dg.MetadataValue.path(str(reports_folder(workbench.artifacts))),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )

@@ -1,5 +1,6 @@
 """Lineage: where rounds and rows came from, and what came of them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -100,3 +101,17 @@ def trace(
         ((event.round, event.stage, escape(event.what)) for event in found.events),
         title=f"{found.kind} {found.id}",
     )
+
+
+@app.command(rich_help_panel=_PANEL)
+def report(
+    campaign: Annotated[str, typer.Argument(help="A campaign that the store has rounds of.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; else it goes beside the artifacts.")
+    ] = None,
+) -> None:
+    """Write a campaign's report: one HTML file with curves, tree, examples, evidence, costs, provenance."""
+    from selfimp_dagster.report import write_report
+
+    path = write_report(ArtifactStore(settings().store), campaign, out)
+    console.print(str(path), soft_wrap=True, highlight=False, markup=False)

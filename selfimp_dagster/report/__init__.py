@@ -14,7 +14,7 @@ from selfimp_dagster.lifecycle.evaluation.report import Score
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.report import figures
-from selfimp_dagster.report.data import LONGEST_TEXT, CampaignReport, Flips, Missing, gather
+from selfimp_dagster.report.data import IN_BRIEF, IN_FULL, NEWEST, CampaignReport, Flips, Missing, gather
 from selfimp_dagster.store import MANIFEST, ArtifactStore, write_error, write_file
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ FOLDER = "reports"
 _HEAD = 4096  # bytes of a page that hold its state
 
 
+def reports_folder(store: ArtifactStore) -> Path:
+    """Where reports are unless they are asked for elsewhere."""
+    return store.folder / FOLDER
+
+
 def report_path(store: ArtifactStore, campaign: str) -> Path:
-    """Where the report of a campaign is unless it is asked for elsewhere."""
-    return store.folder / FOLDER / f"{campaign}{SUFFIX}"
+    return reports_folder(store) / f"{campaign}{SUFFIX}"
 
 
 def write_report(store: ArtifactStore, campaign: str, out: Path | None = None) -> Path:
@@ -48,14 +52,30 @@ def write_report(store: ArtifactStore, campaign: str, out: Path | None = None) -
     return path
 
 
-def refresh_report(store: ArtifactStore, campaign: str) -> Path:
-    """The path of the campaign's report, written again if any artifact changed since it was written."""
-    path = report_path(store, campaign)
-    if path.is_file():
-        with path.open("rb") as page:
-            if f'content="{_state(store, campaign)}"'.encode() in page.read(_HEAD):
-                return path
-    return write_report(store, campaign)
+def refresh_reports(store: ArtifactStore) -> tuple[dict[str, Path], dict[str, str]]:
+    """Writes the report of every campaign with artifacts that changed since it was written.
+
+    Returns the reports by campaign, and by campaign why one could not be written. Nothing is raised: a page
+    for people must not end a run that made something.
+    """
+    written: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    for campaign in sorted({key.campaign for key in store.rounds()}):
+        path = report_path(store, campaign)
+        try:
+            if not _is_current(path, _state(store, campaign)):
+                write_report(store, campaign)
+            written[campaign] = path
+        except Exception as error:
+            failed[campaign] = f"{type(error).__name__}: {error}"
+    return written, failed
+
+
+def _is_current(path: Path, state: str) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as page:
+        return f'content="{state}"'.encode() in page.read(_HEAD)
 
 
 def render(report: CampaignReport, state: str = "") -> str:
@@ -69,7 +89,9 @@ def render(report: CampaignReport, state: str = "") -> str:
             stages=STAGES,
             state=state,
             version=__version__,
-            longest_text=LONGEST_TEXT,
+            in_full=IN_FULL,
+            in_brief=IN_BRIEF,
+            newest_rounds=NEWEST,
         )
     )
 

@@ -7,7 +7,6 @@ do not see it, and a tooltip on every mark. All text is escaped.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from markupsafe import Markup, escape
 
@@ -21,7 +20,7 @@ _LABEL_WIDTH = 44
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement; `low` and `high` are its interval, `mark` the shape: base, promoted, rejected or plain."""
+    """One measurement with its interval; `mark` is its shape: base, promoted, rejected or plain."""
 
     value: float
     low: float | None
@@ -61,21 +60,19 @@ def accuracies(
     top: float = 1.0,
     bottom: float = 0.0,
 ) -> Markup:
-    """What is in force after each round as a line in the band of its intervals; candidates as marks with theirs.
+    """What is in force after each round as a line in the band of its intervals; candidates as marks.
 
     The first label is the start, which has no candidate.
     """
     plot = _Plot(labels, bottom, top)
     line = [(plot.x(place), point) for place, point in enumerate(in_force) if point is not None]
     body = [plot.frame()]
-    band = [(x, p) for x, p in line if p.low is not None and p.high is not None]
+    band = [(x, p.low, p.high) for x, p in line if p.low is not None and p.high is not None]
     if len(band) > 1:
-        edge = [(x, plot.y(p.high)) for x, p in band] + [(x, plot.y(p.low)) for x, p in reversed(band)]
+        edge = [(x, plot.y(high)) for x, _, high in band] + [(x, plot.y(low)) for x, low, _ in reversed(band)]
         body.append(f'<polygon class="band" points="{_points(edge)}"/>')
     if len(line) > 1:
-        body.append(
-            f'<polyline class="line" points="{_points((x, plot.y(p.value)) for x, p in line)}"/>'
-        )
+        body.append(f'<polyline class="line" points="{_points((x, plot.y(p.value)) for x, p in line)}"/>')
     for place, candidate in enumerate(candidates):
         start = in_force[place - 1] if place else None
         if candidate is not None and candidate.mark == "rejected" and start is not None:
@@ -127,20 +124,9 @@ def columns(
     unit: str = "",
 ) -> Markup:
     """Columns that are stacked in the order of the series."""
-    heights = [sum(s.values[place] or 0 for s in series) for place in range(len(labels))]
-    most = top if top is not None else _round_up(max(heights, default=1.0))
-    plot = _Plot(labels, 0, most)
+    plot = _Plot(labels, 0, top if top is not None else _round_up(_tallest(series, len(labels))))
     width = min(34.0, plot.step * 0.7)
-    body = [plot.frame()]
-    for place, label in enumerate(labels):
-        stack = list(accumulate((s.values[place] or 0 for s in series), initial=0))
-        for one, base, end in zip(series, stack, stack[1:], strict=False):
-            if end > base:
-                told = escape(f"{label}, {one.name}: {_number(end - base)}{unit}")
-                body.append(
-                    f'<rect class="{one.style}" x="{_n(plot.x(place) - width / 2)}" y="{_n(plot.y(end))}" '
-                    f'width="{_n(width)}" height="{_n(plot.y(base) - plot.y(end))}"><title>{told}</title></rect>'
-                )
+    body = [plot.frame(), *_stacks(plot, series, width, unit)]
     return _svg(plot.width, _HEIGHT, title, description, body)
 
 
@@ -148,30 +134,44 @@ def histogram(
     title: str, description: str, labels: Sequence[str], series: Sequence[Series], axis: str
 ) -> Markup:
     """Stacked bars side by side; `axis` says what their places are."""
-    heights = [sum(s.values[place] or 0 for s in series) for place in range(len(labels))]
-    plot = _Plot(labels, 0, _round_up(max(heights, default=1.0)), below=12)
-    width = plot.step * 0.86
+    plot = _Plot(labels, 0, _round_up(_tallest(series, len(labels))), below=12)
     body = [plot.frame(), _text(plot.width / 2, _HEIGHT - 3, axis, "middle")]
-    for place, label in enumerate(labels):
-        stack = list(accumulate((s.values[place] or 0 for s in series), initial=0))
-        for one, base, end in zip(series, stack, stack[1:], strict=False):
-            if end > base:
-                told = escape(f"{label}: {end - base:,.0f} {one.name}")
-                body.append(
-                    f'<rect class="{one.style}" x="{_n(plot.x(place) - width / 2)}" y="{_n(plot.y(end))}" '
-                    f'width="{_n(width)}" height="{_n(plot.y(base) - plot.y(end))}"><title>{told}</title></rect>'
-                )
+    body += _stacks(plot, series, plot.step * 0.86)
     return _svg(plot.width, _HEIGHT, title, description, body)
+
+
+def _tallest(series: Sequence[Series], places: int) -> float:
+    return max((sum(s.values[place] or 0 for s in series) for place in range(places)), default=1.0)
+
+
+def _stacks(plot: "_Plot", series: Sequence[Series], width: float, unit: str = "") -> Iterator[str]:
+    """One column in each place, with a tooltip that tells all its parts."""
+    for place, label in enumerate(plot.labels):
+        parts = [(s.name, s.style, s.values[place] or 0) for s in series]
+        told = ", ".join(f"{_number(value)}{unit} {name}" for name, _, value in parts if value)
+        yield f"<g><title>{escape(f'{label}: {told or 0}')}</title>"
+        base = 0.0
+        for _, style, value in parts:
+            if value:
+                low, high = plot.y(base), plot.y(base + value)
+                left = plot.x(place) - width / 2
+                yield (
+                    f'<path class="{style}" d="M{_n(left)} {_n(high)}h{_n(width)}V{_n(low)}h{_n(-width)}z"/>'
+                )
+            base += value
+        yield "</g>"
 
 
 def curve(title: str, description: str, points: Sequence[tuple[float, float]], axis: str) -> Markup:
     """A line over a numeric axis that starts at zero."""
     last = points[-1][0]
-    plot = _Plot(["0", f"{last:,.0f}"], 0, _round_up(max(y for _, y in points)), below=12, edge=0)
+    plot = _Plot(["", ""], 0, _round_up(max(y for _, y in points)), below=12, edge=0)
     left, right = plot.x(0), plot.x(1)
     places = [(left + (right - left) * x / last, plot.y(y)) for x, y in points]
     body = [
         plot.frame(),
+        _text(left, plot.floor + 15, "0", "start"),
+        _text(right, plot.floor + 15, f"{last:,.0f}", "end"),
         _text(plot.width / 2, _HEIGHT - 3, axis, "middle"),
         f'<polyline class="line thin" points="{_points(places)}"/>',
     ]
@@ -204,11 +204,11 @@ def pair(title: str, incumbent: Point, candidate: Point) -> Markup:
     def x(value: float) -> float:
         return edge + value * (width - 2 * edge)
 
-    body = [
-        f'<line class="{"axis" if tick in (0, 1) else "grid"}" x1="{_n(x(tick))}" y1="2" '
-        f'x2="{_n(x(tick))}" y2="{height - 2}"/>'
-        for tick in (0, 0.25, 0.5, 0.75, 1)
+    ticks = [
+        ("".join(f"M{_n(x(tick))} 2v{height - 4}" for tick in places), style)
+        for places, style in (((0, 1), "axis"), ((0.25, 0.5, 0.75), "grid"))
     ]
+    body = [f'<path class="{style}" d="{path}"/>' for path, style in ticks]
     for point, y, style in ((incumbent, 9, "base"), (candidate, 21, "candidate")):
         assert point.low is not None
         assert point.high is not None
@@ -221,7 +221,7 @@ def pair(title: str, incumbent: Point, candidate: Point) -> Markup:
             f'<g class="{style}"><title>{escape(point.note)}</title><line class="whisker" '
             f'x1="{_n(x(point.low))}" y1="{y}" x2="{_n(x(point.high))}" y2="{y}"/>{shape}</g>'
         )
-    return _svg(width, height, title, f"{incumbent.note}. {candidate.note}.", body, style="pair")
+    return _svg(width, height, title, "", body, style="pair")
 
 
 def tree(title: str, description: str, nodes: Sequence[Node], row: int) -> Markup:
@@ -298,7 +298,7 @@ class _Plot:
     ) -> None:
         self.labels, self._bottom, self._top = labels, bottom, top
         self.width = max(_NARROW, min(_ROOMY * len(labels), _WIDE))
-        self._floor = _HEIGHT - _BOTTOM - below
+        self.floor = _HEIGHT - _BOTTOM - below
         inner = self.width - _LEFT - _RIGHT
         self.step = inner / max(len(labels) - 1 + 2 * edge, 1)
         self._first = _LEFT + edge * self.step
@@ -308,24 +308,22 @@ class _Plot:
 
     def y(self, value: float) -> float:
         share = (value - self._bottom) / ((self._top - self._bottom) or 1)
-        return self._floor - min(max(share, 0), 1) * (self._floor - _TOP)
+        return self.floor - min(max(share, 0), 1) * (self.floor - _TOP)
 
     def frame(self) -> str:
         """Grid, axis and labels, as many as there is room for."""
-        parts = []
-        for part in range(5):
-            value = self._bottom + (self._top - self._bottom) * part / 4
-            y = self.y(value)
-            parts.append(
-                f'<line class="{"grid" if part else "axis"}" x1="{_LEFT}" y1="{_n(y)}" '
-                f'x2="{self.width - _RIGHT}" y2="{_n(y)}"/>'
-                f"{_text(_LEFT - 6, y + 3.5, _number(value), 'end')}"
-            )
+        ticks = [self._bottom + (self._top - self._bottom) * part / 4 for part in range(5)]
+        across = self.width - _LEFT - _RIGHT
+        grid = "".join(f"M{_LEFT} {_n(self.y(tick))}h{across}" for tick in ticks[1:])
+        parts = [
+            f'<path class="grid" d="{grid}"/><path class="axis" d="M{_LEFT} {_n(self.floor)}h{across}"/>',
+            *(_text(_LEFT - 6, self.y(tick) + 3.5, _number(tick), "end") for tick in ticks),
+        ]
         every = max(1, -(-_LABEL_WIDTH // max(self.step, 1)))
         parts += [
-            _text(self.x(place), self._floor + 15, label, "middle")
+            _text(self.x(place), self.floor + 15, label, "middle")
             for place, label in enumerate(self.labels)
-            if place % every == 0
+            if label and place % every == 0
         ]
         return "".join(parts)
 
@@ -365,11 +363,12 @@ def _shape(mark: str, x: float, y: float, size: float) -> str:
 def _svg(
     width: float, height: float, title: str, description: str, body: Sequence[str], style: str = "chart"
 ) -> Markup:
+    told = f"<desc>{escape(description)}</desc>" if description else ""
     wide = " wide" if width > _NARROW else ""
     return Markup(
         f'<svg class="{style}{wide}" role="img" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}" '
         f'height="{_n(height)}"><title>{escape(title)}</title>'
-        f"<desc>{escape(description)}</desc>{''.join(body)}</svg>"
+        f"{told}{''.join(body)}</svg>"
     )
 
 

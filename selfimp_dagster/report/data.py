@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar
 
 import polars as pl
@@ -42,14 +42,23 @@ SUITES = ("anchor", "fresh", "guard")
 ARMS = ("incumbent", "candidate")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-LONGEST_TEXT = 600
-"""Characters of a prompt or response that are shown."""
+NEWEST = 20
+"""The newest rounds are shown with more detail, so that a long campaign stays readable and its file small."""
 
-_MOST_EXAMPLES = 4  # of a kind in a round
-_EXAMPLES_IN_ALL = 120  # of a kind in a report: many rounds show fewer each
 _CURVE_POINTS = 80
 _LENGTH_BINS = 16
 _TABLES_IN_MEMORY = 32
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How many examples of a kind a round shows, and how many characters of a prompt or response."""
+
+    examples: int
+    characters: int
+
+
+IN_FULL, IN_BRIEF = Detail(4, 600), Detail(1, 160)
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -102,7 +111,7 @@ class SkillRewards:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of responses: how many are in each bin of `width` tokens from 1 on, by whether they were right."""
+    """Tokens of responses: how many are in each bin of `width` tokens from 1 on, right ones and others."""
 
     width: int
     right: tuple[int, ...]
@@ -282,6 +291,7 @@ class RoundReport:
     """Everything that is known of one round."""
 
     key: RoundKey
+    detail: Detail
     start: Policy | Missing
     report: Part[EvalReport]
     decision: Part[Decision]
@@ -360,16 +370,18 @@ def gather(store: ArtifactStore, campaign: str) -> CampaignReport:
             fix=f"name one of: {', '.join(known)}" if known else "run a round first: selfimp run CAMPAIGN",
         )
     tables, keys = _Tables(store), list(store.rounds(campaign))
-    examples = max(1, min(_MOST_EXAMPLES, _EXAMPLES_IN_ALL // len(keys)))
     rounds: dict[str, RoundReport] = {}
     for key in keys:
-        rounds[str(key)] = _Round(tables, key, rounds, examples).gather()
+        detail = IN_FULL if key in keys[-NEWEST:] else IN_BRIEF
+        rounds[str(key)] = _Round(tables, key, rounds, detail).gather()
     finished = [r for r in rounds.values() if r.finished and r.policy]
     line = finished[-1].start.line if finished and isinstance(finished[-1].start, Policy) else ()
     starts = [r.start for r in rounds.values()]
     return CampaignReport(
         name=campaign,
-        campaign=next((s.campaign for s in reversed(starts) if isinstance(s, Policy)), _first_missing(starts)),
+        campaign=next(
+            (s.campaign for s in reversed(starts) if isinstance(s, Policy)), _first_missing(starts)
+        ),
         rounds=tuple(rounds.values()),
         line=line,
         changes=tuple(_changes(tables, [rounds[str(key)] for key in line])),
@@ -430,9 +442,9 @@ class _Round:
     """Gathers one round. `before` are the rounds that were gathered so far."""
 
     def __init__(
-        self, tables: _Tables, key: RoundKey, before: Mapping[str, RoundReport], examples: int
+        self, tables: _Tables, key: RoundKey, before: Mapping[str, RoundReport], detail: Detail
     ) -> None:
-        self._tables, self._key, self._before, self._examples = tables, key, before, examples
+        self._tables, self._key, self._before, self._detail = tables, key, before, detail
         self._start = _read(lambda: read_policy(tables.store, key)[0], f"{key} incumbent_policy")
 
     def gather(self) -> RoundReport:
@@ -440,6 +452,7 @@ class _Round:
         made = {asset: self._tables.store.has(self._key, asset) for asset in STAGES}
         return RoundReport(
             key=self._key,
+            detail=self._detail,
             start=self._start,
             report=report,
             decision=None if report is None else _read(lambda: self._decision(report), f"{self._key}"),
@@ -557,7 +570,7 @@ class _Round:
         tasks, samples = (self._table("generated_corpus", name) for name in ("tasks", "samples"))
         shown = _spread(
             dropped.join(tasks.select("task_id", "skill", "prompt"), on="task_id"),
-            self._examples,
+            self._detail.examples,
             "sample_id",
             ("skill",),
         ).join(samples.select("sample_id", "response"), on="sample_id", maintain_order="left")
@@ -576,22 +589,24 @@ class _Round:
         return Evidence(
             sample_id=row["sample_id"],
             skill=row["skill"],
-            prompt=_shown(row["prompt"]),
-            response=_shown(row["response"]),
+            prompt=self._shown(row["prompt"]),
+            response=self._shown(row["response"]),
             reason=row["reason"],
             other_id=row["other"],
-            other=None if other is None else _shown(other),
-            matched=_shown(said["matched"]) if "matched" in said else None,
+            other=None if other is None else self._shown(other),
+            matched=self._shown(said["matched"]) if "matched" in said else None,
         )
 
     def _kept_row(self, round_: str, sample: str) -> str | None:
         """Prompt and response of the row that stays, which another round may have selected."""
         found = _read(
-            lambda: self._tables.table(RoundKey.parse(round_), "selected_subset", "subset").row(
-                by_predicate=pl.col("sample_id") == sample, named=True
-            )
-            if round_ != str(self._key)
-            else self._sampled(sample),
+            lambda: (
+                self._tables.table(RoundKey.parse(round_), "selected_subset", "subset").row(
+                    by_predicate=pl.col("sample_id") == sample, named=True
+                )
+                if round_ != str(self._key)
+                else self._sampled(sample)
+            ),
             round_,
         )
         return None if isinstance(found, Missing) else f"{found['prompt']}\n{found['response']}"
@@ -605,7 +620,7 @@ class _Round:
         """The prompt of an evaluation item of this round or of an ancestor, where a report has it."""
         for key in reversed(self._policy().line):
             if self._tables.store.has(key, "eval_report"):
-                items = _read(lambda key=key: self._tables.table(key, "eval_report", "items"), str(key))
+                items = _read(partial(self._tables.table, key, "eval_report", "items"), str(key))
                 if isinstance(items, pl.DataFrame):
                     prompts = items.filter(pl.col("task_id") == item)["prompt"]
                     if len(prompts):
@@ -643,8 +658,13 @@ class _Round:
             self._table("refined_outputs", "refinements")
             .filter(pl.col("flip") != "none")
             .join(tasks.select("task_id", "prompt", "answer"), on="task_id")
-            .join(responses.rename({"sample_id": "before_sample_id", "response": "before"}), on="before_sample_id")
-            .join(responses.rename({"sample_id": "after_sample_id", "response": "after"}), on="after_sample_id")
+            .join(
+                responses.rename({"sample_id": "before_sample_id", "response": "before"}),
+                on="before_sample_id",
+            )
+            .join(
+                responses.rename({"sample_id": "after_sample_id", "response": "after"}), on="after_sample_id"
+            )
             .select(
                 pl.col("task_id").alias("id"),
                 pl.lit("train").alias("suite"),
@@ -655,9 +675,9 @@ class _Round:
                 "after",
                 "before_score",
                 "after_score",
-                pl.format(
-                    "{}\u00a0% of the votes", (pl.col("agreement") * 100).round().cast(pl.Int64)
-                ).alias("note"),
+                pl.format("{}\u00a0% of the votes", (pl.col("agreement") * 100).round().cast(pl.Int64)).alias(
+                    "note"
+                ),
             )
         )
         return RefinementFacts(
@@ -723,16 +743,23 @@ class _Round:
                 id=row["id"],
                 suite=row["suite"],
                 skill=row["skill"],
-                prompt=_shown(row["prompt"]),
-                expected=None if row["answer"] is None else _shown(row["answer"]),
-                before=_shown(row["before"]),
-                after=_shown(row["after"]),
+                prompt=self._shown(row["prompt"]),
+                expected=None if row["answer"] is None else self._shown(row["answer"]),
+                before=self._shown(row["before"]),
+                after=self._shown(row["after"]),
                 before_score=row["before_score"],
                 after_score=row["after_score"],
                 note=row["note"],
             )
-            for row in _spread(rows, self._examples, "id", ("suite", "skill")).iter_rows(named=True)
+            for row in _spread(rows, self._detail.examples, "id", ("suite", "skill")).iter_rows(named=True)
         )
+
+    def _shown(self, text: str) -> str:
+        """A text of a model or a task file, not too long, and with what would be invisible or would turn the
+        text around it written out."""
+        more = len(text) - self._detail.characters
+        shown = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text[: self._detail.characters])
+        return shown if more <= 0 else f"{shown}… ({more:,} more characters)"
 
     def _artifact(self, asset: str) -> ArtifactFacts | Missing:
         found = _read(lambda: self._tables.artifact(self._key, asset).manifest, f"{self._key} {asset}")
@@ -747,7 +774,11 @@ class _Round:
         )
 
 
-_COPIES = {"decontamination": "item_id", "exact_duplicates": "duplicate_of", "near_duplicates": "duplicate_of"}
+_COPIES = {
+    "decontamination": "item_id",
+    "exact_duplicates": "duplicate_of",
+    "near_duplicates": "duplicate_of",
+}
 """The steps that drop copies, and the field of their evidence that names the original."""
 
 
@@ -760,14 +791,6 @@ def _spread(rows: pl.DataFrame, size: int, id_: str, groups: tuple[str, ...]) ->
         .head(size)
         .drop("turn")
     )
-
-
-def _shown(text: str) -> str:
-    """A text of a model or a task file, not too long, and with what would be invisible or would turn the
-    text around it written out."""
-    shown = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text[:LONGEST_TEXT])
-    more = len(text) - LONGEST_TEXT
-    return shown if more <= 0 else f"{shown}… ({more:,} more characters)"
 
 
 def _summary(step: str) -> str:
@@ -790,7 +813,7 @@ def _rewards(alone: pl.DataFrame) -> Iterator[SkillRewards]:
         yield SkillRewards(
             skill=str(skill),
             responses=rows.height,
-            pass_rate=rows["value"].sum() / rows.height,
+            pass_rate=float(rows["value"].sum() / rows.height),
             never=never,
             sometimes=tasks.height - never - always,
             always=always,
@@ -812,7 +835,7 @@ def _lengths(alone: pl.DataFrame) -> Lengths:
         right=counts(right),
         wrong=counts(~right),
         quantiles=tuple(tokens.quantile(q, "linear") or 0.0 for q in QUANTILES),
-        mean=tokens.sum() / max(tokens.len(), 1),
+        mean=float(tokens.sum() / max(tokens.len(), 1)),
         cut_off=alone.filter(pl.col("finish_reason") == "length").height / max(tokens.len(), 1),
     )
 
@@ -837,7 +860,7 @@ def _answers(evaluations: pl.DataFrame) -> Iterator[Answers]:
         yield Answers(
             arm=arm,
             items=mine.height,
-            mean_tokens=mine["completion_tokens"].sum() / mine.height,
+            mean_tokens=float(mine["completion_tokens"].sum() / mine.height),
             cut_off=flags["truncated"],
             empty=flags["empty"],
             verifier_errors=flags["verifier_error"],
@@ -856,7 +879,7 @@ def _changes(tables: _Tables, line: Sequence[RoundReport]) -> Iterator[Change]:
             continue
         paired = None
         if suite != "fresh":  # whose items are others in every round
-            paired = _read(lambda suite=suite: _paired(tables, line[0], line[-1], suite), suite)
+            paired = _read(partial(_paired, tables, line[0], line[-1], suite), suite)
         if paired is None or isinstance(paired, Missing):
             yield Change(suite, before, after)
         else:

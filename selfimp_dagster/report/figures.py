@@ -32,9 +32,11 @@ def value(score: Score) -> str:
 
 def suite_over_rounds(report: CampaignReport, suite: str) -> Markup:
     """Accuracy on one suite: the policy in force along the newest line, and every candidate."""
-    return _over_rounds(
-        report, f"{suite} accuracy over rounds", lambda r, arm: r.finished and r.finished.score(suite, arm)
-    )
+
+    def score(r: RoundReport, arm: str) -> Score | None:
+        return r.finished.score(suite, arm) if r.finished else None
+
+    return _over_rounds(report, f"{suite} accuracy over rounds", score)
 
 
 def skill_over_rounds(report: CampaignReport, skill: str) -> Markup:
@@ -80,7 +82,9 @@ def rounds_tree(report: CampaignReport) -> Markup:
         weights = r.policy.weights_round if r.policy else None
         mark = "open" if r.finished is None else "promoted" if r.in_force == "candidate" else "rejected"
         told = {"open": "not finished"}.get(mark, mark)
-        nodes.append(Node(places.get(weights or "", 0), mark, f"{r.key}: {told}, from {weights or 'base model'}"))
+        nodes.append(
+            Node(places.get(weights or "", 0), mark, f"{r.key}: {told}, from {weights or 'base model'}")
+        )
     told = "; ".join(node.note for node in nodes[1:])
     return charts.tree("Tree of rounds", told, nodes, TREE_ROW)
 
@@ -140,8 +144,8 @@ def length_histogram(key: str, lengths: Lengths) -> Markup:
 def _lengths_in_words(lengths: Lengths) -> str:
     low, _, middle, _, high = lengths.quantiles
     return (
-        f"half of the answers have at most {middle:.0f} tokens, nine of ten between {low:.0f} and {high:.0f}; "
-        f"{lengths.cut_off:.1%} were cut off"
+        f"half of the answers have at most {middle:.0f} tokens, nine of ten between {low:.0f} and "
+        f"{high:.0f}; {lengths.cut_off:.1%} were cut off"
     )
 
 
@@ -170,7 +174,9 @@ def selection_funnel(key: str, selection: SelectionFacts) -> Markup:
 
 def loss_curve(key: str, training: TrainingFacts) -> Markup:
     each = "each step" if training.steps_per_point == 1 else f"means of {training.steps_per_point} steps"
-    told = f"from {training.first_loss:.3f} at the first step to {training.final_loss:.3f} at the last; {each}"
+    told = (
+        f"from {training.first_loss:.3f} at the first step to {training.final_loss:.3f} at the last; {each}"
+    )
     return charts.curve(f"Training loss of {key}, in nats per token", told, training.curve, "step")
 
 
