@@ -5,8 +5,9 @@ tells, a shape, a pattern or a word tells too. Every chart has a title and a des
 do not see it, and a tooltip on every mark. All text is escaped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 
 from markupsafe import Markup, escape
 
@@ -227,10 +228,10 @@ def pair(title: str, incumbent: Point, candidate: Point) -> Markup:
 def tree(title: str, description: str, nodes: Sequence[Node], row: int) -> Markup:
     """A tree with one node in each row, for beside a table whose rows are that high.
 
-    A node's children hang on its line: one that has children of its own goes on in its lane if no other
-    does, all others stand beside it.
+    One child of a node goes on in its lane, all others stand beside it.
     """
-    lanes = _lanes(nodes)
+    heirs = _heirs(nodes)
+    lanes = _lanes(nodes, heirs)
     gap = min(20.0, 150 / (max(lanes, default=0) + 1))
     width = round(gap * (max(lanes, default=0) + 1) + 12)
 
@@ -248,10 +249,12 @@ def tree(title: str, description: str, nodes: Sequence[Node], row: int) -> Marku
         if lanes[place] == lanes[node.parent]:
             path = f"M{_n(x(place))} {_n(y(node.parent))}V{_n(y(place))}"
         else:
-            bend = y(place) - row / 2
+            over = _leaves(heirs, node.parent, place)
+            bend = y(over) - row / 2
             path = (
                 f"M{_n(x(node.parent))} {_n(y(node.parent))}V{_n(bend - row / 4)}"
-                f"C{_n(x(node.parent))} {_n(bend)} {_n(x(place))} {_n(bend)} {_n(x(place))} {_n(y(place))}"
+                f"C{_n(x(node.parent))} {_n(bend)} {_n(x(place))} {_n(bend)} {_n(x(place))} {_n(y(over))}"
+                f"V{_n(y(place))}"
             )
         body.append(f'<path class="{style}" d="{path}"/>')
     for place, node in enumerate(nodes):
@@ -260,9 +263,9 @@ def tree(title: str, description: str, nodes: Sequence[Node], row: int) -> Marku
     return _svg(width, row * len(nodes), title, description, body, style="tree")
 
 
-def _lanes(nodes: Sequence[Node]) -> list[int]:
-    """The lane of each node: 0 for the stem. A chain of heirs shares the lowest lane right of its parent's
-    that no other chain uses over its rows."""
+def _heirs(nodes: Sequence[Node]) -> dict[int, int]:
+    """Of each node that has one, the child that goes on in its lane: one that has children itself, then one
+    that was promoted, then the first."""
     children: dict[int, list[int]] = {}
     for place, node in enumerate(nodes):
         if node.parent is not None:
@@ -271,7 +274,21 @@ def _lanes(nodes: Sequence[Node]) -> list[int]:
         parent: max(found, key=lambda child: (child in children, nodes[child].mark == "promoted", -child))
         for parent, found in children.items()
     }
-    heirs = {parent: heir for parent, heir in heirs.items() if nodes[heir].mark in ("promoted", "open")}
+    return {parent: heir for parent, heir in heirs.items() if nodes[heir].mark != "rejected"}
+
+
+def _leaves(heirs: Mapping[int, int], parent: int, child: int) -> int:
+    """The row in which the line to a child beside the lane leaves it: before the heir, or at the child."""
+    return parent + 1 if heirs.get(parent, child) < child else child
+
+
+def _lanes(nodes: Sequence[Node], heirs: Mapping[int, int]) -> list[int]:
+    """The lane of each node, 0 for the stem: a chain of heirs has the lowest lane right of its parent's in
+    which no line of another chain runs beside it."""
+    ends = list(range(len(nodes)))  # the row down to which a node's lane is drawn for its children
+    for place, node in enumerate(nodes):
+        if node.parent is not None and _leaves(heirs, node.parent, place) == place:
+            ends[node.parent] = place
     lanes = [-1] * len(nodes)
     taken: list[tuple[int, int, int]] = []  # lane, first and last row
     for place, node in enumerate(nodes):
@@ -280,11 +297,12 @@ def _lanes(nodes: Sequence[Node]) -> list[int]:
         chain = [place]
         while chain[-1] in heirs:
             chain.append(heirs[chain[-1]])
-        last = max([*chain, *(child for member in chain for child in children.get(member, ()))])
+        start = place if node.parent is None else _leaves(heirs, node.parent, place)
+        end = max(ends[member] for member in chain)
         lane = 0 if node.parent is None else lanes[node.parent] + 1
-        while any(used == lane and first <= last and place <= end for used, first, end in taken):
+        while any(used == lane and first <= end and start <= last for used, first, last in taken):
             lane += 1
-        taken.append((lane, place, last))
+        taken.append((lane, start, end))
         for member in chain:
             lanes[member] = lane
     return lanes
@@ -397,9 +415,6 @@ def _round_up(value: float) -> float:
     """A value at or above this one whose quarters are easy to read."""
     if value <= 0:
         return 1.0
-    size = 1.0
-    while size * 10 <= value:
-        size *= 10
-    while size > value:
-        size /= 10
-    return next(size * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10) if size * step >= value)
+    size = 10.0 ** floor(log10(value))
+    steps = (size * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10))
+    return next((step for step in steps if step >= value), value)

@@ -4,6 +4,7 @@ import math
 import re
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from selfimp_dagster.report.charts import Node, Point, Series
 
 _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), max_size=20)
 _SHARE = st.floats(0, 1)
+_ROW = 36
+_ROUNDING = 0.2  # of coordinates, in pixels
 
 
 @st.composite
@@ -64,26 +67,42 @@ def test_an_axis_ends_at_or_a_little_above_its_largest_value(value: float) -> No
 
 
 @given(_trees())
-def test_lines_of_a_tree_do_not_run_through_other_rounds(nodes: list[Node]) -> None:
-    lanes = charts._lanes(nodes)
-    assert lanes[0] == 0
-    for place, node in enumerate(nodes[1:], start=1):
-        assert node.parent is not None
-        passed = range(node.parent + 1, place)
-        # The line goes down in the parent's lane, then over to the child's.
-        crossed = [row for row in passed if lanes[row] == lanes[node.parent]]
-        assert all(nodes[row].parent is not None for row in crossed)
-        assert not [row for row in crossed if not _descends(nodes, row, node.parent)]
+def test_no_line_of_a_tree_runs_through_another_round(nodes: list[Node]) -> None:
+    svg = ElementTree.fromstring(charts.tree("t", "d", nodes, _ROW))
+    marks = [_centre(group) for group in svg.findall("g")]
+    assert len(marks) == len(set(marks)) == len(nodes)
+    for place, line in enumerate(svg.findall("path"), start=1):
+        parent = nodes[place].parent
+        assert parent is not None
+        steps = re.findall(r"([MVC])([^MVC]+)", line.attrib["d"])
+        x, y = (float(number) for number in steps[0][1].split())
+        assert (x, y) == pytest.approx(marks[parent], abs=_ROUNDING)
+        for kind, numbers in steps[1:]:
+            *_, end = (float(number) for number in numbers.split())
+            if kind == "V":
+                passed = [mark for mark in marks if abs(mark[0] - x) < 1 and y + 1 < mark[1] < end - 1]
+                assert not passed
+            else:
+                x = float(numbers.split()[-2])
+            y = end
+        assert (x, y) == pytest.approx(marks[place], abs=_ROUNDING)
 
 
-def _descends(nodes: list[Node], row: int, ancestor: int) -> bool:
-    parent = nodes[row].parent
-    return parent is not None and (parent == ancestor or _descends(nodes, parent, ancestor))
+def _centre(group: ElementTree.Element) -> tuple[float, float]:
+    """The middle of a node's mark, in the chart's coordinates and rounding."""
+    shape = group[1]
+    if shape.tag == "circle":
+        return float(shape.attrib["cx"]), float(shape.attrib["cy"])
+    if shape.tag == "rect":
+        size = float(shape.attrib["width"]) / 2
+        return round(float(shape.attrib["x"]) + size, 1), round(float(shape.attrib["y"]) + size, 1)
+    x, y = (float(number) for number in re.findall(r"[\d.]+", shape.attrib["d"])[:2])
+    return round(x + 4.5, 1), round(y + 4.5, 1)
 
 
 @given(_trees())
 def test_a_tree_has_a_mark_and_a_line_for_every_round(nodes: list[Node]) -> None:
-    svg = ElementTree.fromstring(charts.tree("t", "d", nodes, 36))
+    svg = ElementTree.fromstring(charts.tree("t", "d", nodes, _ROW))
     assert len(svg.findall("g")) == len(nodes)
     assert len(svg.findall("path")) == len(nodes) - 1
-    assert float(svg.attrib["height"]) == 36 * len(nodes)
+    assert float(svg.attrib["height"]) == _ROW * len(nodes)
