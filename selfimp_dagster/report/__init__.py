@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.report import Score
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.records import content_hash
-from selfimp_dagster.report import figures
+from selfimp_dagster.report import figures, words
 from selfimp_dagster.report.data import IN_BRIEF, IN_FULL, NEWEST, CampaignReport, Flips, Missing, gather
 from selfimp_dagster.store import MANIFEST, ArtifactStore, write_error, write_file
 
@@ -86,6 +88,7 @@ def render(report: CampaignReport, state: str = "") -> str:
         .render(
             report=report,
             figures=figures,
+            words=words,
             stages=STAGES,
             state=state,
             version=__version__,
@@ -130,6 +133,8 @@ def _environment() -> "Environment":
         "counted": lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}",
         "interval": _interval,
         "anchor": lambda key: f"round-{key.number:04d}",
+        "spaced": lambda name: name.replace("_", " "),
+        "by_measure": lambda rows: [(m, list(of)) for m, of in groupby(rows, attrgetter("measure"))],
         "yaml": _yaml,
         "commands": lambda report: list(_commands(report)),
     }

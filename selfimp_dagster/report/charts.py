@@ -15,7 +15,7 @@ _HEIGHT = 190
 _NARROW, _WIDE = 300, 900  # a chart of few places, which stands beside others, and of many
 _ROOMY = 12  # pixels from place to place that a chart grows for
 _CROWDED = 7  # pixels from place to place below which the band alone shows intervals
-_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 8, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 24
 _LABEL_WIDTH = 44
 
 
@@ -52,7 +52,7 @@ class Node:
     note: str
 
 
-def accuracies(
+def over_rounds(
     title: str,
     description: str,
     labels: Sequence[str],
@@ -63,7 +63,7 @@ def accuracies(
 ) -> Markup:
     """What is in force after each round as a line in the band of its intervals; candidates as marks.
 
-    The first label is the start, which has no candidate.
+    A twig leads to a rejected candidate from what was in force in the place before it.
     """
     plot = _Plot(labels, bottom, top)
     line = [(plot.x(place), point) for place, point in enumerate(in_force) if point is not None]
@@ -97,7 +97,7 @@ def quantile_bands(
 ) -> Markup:
     """The 5th, 25th, 50th, 75th and 95th percentile over rounds: two bands and a line."""
     most = max((q[-1] for q in quantiles if q), default=1.0)
-    plot = _Plot(labels, 0, _round_up(most))
+    plot = _Plot(labels, 0, round_up(most))
     found = [(plot.x(place), q) for place, q in enumerate(quantiles) if q]
     body = [plot.frame()]
     if len(found) > 1:
@@ -125,7 +125,7 @@ def columns(
     unit: str = "",
 ) -> Markup:
     """Columns that are stacked in the order of the series."""
-    plot = _Plot(labels, 0, top if top is not None else _round_up(_tallest(series, len(labels))))
+    plot = _Plot(labels, 0, top if top is not None else round_up(_tallest(series, len(labels))))
     width = min(34.0, plot.step * 0.7)
     body = [plot.frame(), *_stacks(plot, series, width, unit)]
     return _svg(plot.width, _HEIGHT, title, description, body)
@@ -135,7 +135,7 @@ def histogram(
     title: str, description: str, labels: Sequence[str], series: Sequence[Series], axis: str
 ) -> Markup:
     """Stacked bars side by side; `axis` says what their places are."""
-    plot = _Plot(labels, 0, _round_up(_tallest(series, len(labels))), below=12)
+    plot = _Plot(labels, 0, round_up(_tallest(series, len(labels))), below=12)
     body = [plot.frame(), _text(plot.width / 2, _HEIGHT - 3, axis, "middle")]
     body += _stacks(plot, series, plot.step * 0.86)
     return _svg(plot.width, _HEIGHT, title, description, body)
@@ -166,7 +166,7 @@ def _stacks(plot: "_Plot", series: Sequence[Series], width: float, unit: str = "
 def curve(title: str, description: str, points: Sequence[tuple[float, float]], axis: str) -> Markup:
     """A line over a numeric axis that starts at zero."""
     last = points[-1][0]
-    plot = _Plot(["", ""], 0, _round_up(max(y for _, y in points)), below=12, edge=0)
+    plot = _Plot(["", ""], 0, round_up(max(y for _, y in points)), below=12, edge=0)
     left, right = plot.x(0), plot.x(1)
     places = [(left + (right - left) * x / last, plot.y(y)) for x, y in points]
     body = [
@@ -232,7 +232,7 @@ def tree(title: str, description: str, nodes: Sequence[Node], row: int) -> Marku
     """
     heirs = _heirs(nodes)
     lanes = _lanes(nodes, heirs)
-    gap = min(20.0, 150 / (max(lanes, default=0) + 1))
+    gap = max(8.0, min(20.0, 240 / (max(lanes, default=0) + 1)))
     width = round(gap * (max(lanes, default=0) + 1) + 12)
 
     def x(place: int) -> float:
@@ -406,12 +406,12 @@ def _n(value: float) -> str:
 
 def _number(value: float) -> str:
     """A value at an axis or in a tooltip."""
-    if value >= 10_000:
+    if abs(value) >= 10_000:
         return f"{value / 1000:,.0f}k"
-    return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """A value at or above this one whose quarters are easy to read."""
     if value <= 0:
         return 1.0

@@ -17,7 +17,14 @@ from pydantic import ValidationError
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import Decision, decide
-from selfimp_dagster.lifecycle.evaluation.report import EvalReport, Score, SkillScore, read_report
+from selfimp_dagster.lifecycle.evaluation.dimensions import falls
+from selfimp_dagster.lifecycle.evaluation.report import (
+    EvalReport,
+    Score,
+    SkillScore,
+    read_dimensions,
+    read_report,
+)
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval
 from selfimp_dagster.lifecycle.ledger import STAGES
@@ -276,6 +283,31 @@ class EvaluationFacts:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One row of records.DIMENSIONS."""
+
+    dimension: str
+    measure: str
+    arm: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    note: str
+
+
+@dataclass(frozen=True)
+class DimensionFacts:
+    """The four dimensions of a round, and what fell beyond its interval, a sentence each."""
+
+    measured: tuple[Measured, ...]
+    falls: tuple[str, ...]
+
+    def find(self, measure: str, arm: str) -> Measured | None:
+        return next((m for m in self.measured if (m.measure, m.arm) == (measure, arm)), None)
+
+
+@dataclass(frozen=True)
 class ArtifactFacts:
     """What identifies one artifact."""
 
@@ -300,6 +332,7 @@ class RoundReport:
     training: Part[TrainingFacts]
     refinement: Part[RefinementFacts]
     evaluation: Part[EvaluationFacts]
+    dimensions: Part[DimensionFacts]
     artifacts: tuple[ArtifactFacts | Missing, ...]
     not_made: tuple[str, ...]  # stages that the round has not reached
 
@@ -461,6 +494,7 @@ class _Round:
             training=self._part("checkpoint", self._training),
             refinement=self._part("refined_outputs", self._refinement),
             evaluation=self._part("eval_report", self._evaluation),
+            dimensions=self._part("eval_report", self._dimensions),
             artifacts=tuple(self._artifact(asset) for asset in STAGES if made[asset]),
             not_made=tuple(asset for asset in STAGES if not made[asset]),
         )
@@ -724,6 +758,12 @@ class _Round:
             skills=tuple(_skill_rows(report, pairs)),
             answers=tuple(_answers(evaluations)),
             flips=self._flips(flips),
+        )
+
+    def _dimensions(self) -> DimensionFacts:
+        rows = read_dimensions(self._tables.store, self._key)
+        return DimensionFacts(
+            measured=tuple(Measured(**row) for row in rows.iter_rows(named=True)), falls=tuple(falls(rows))
         )
 
     def _flips(self, flips: pl.DataFrame) -> Flips:

@@ -11,7 +11,9 @@ from selfimp_dagster.report.charts import Node, Point, Series
 from selfimp_dagster.report.data import (
     CampaignReport,
     CorpusFacts,
+    DimensionFacts,
     Lengths,
+    Measured,
     RoundReport,
     SelectionFacts,
     SkillRow,
@@ -49,6 +51,54 @@ def skill_over_rounds(report: CampaignReport, skill: str) -> Markup:
     return _over_rounds(report, f"anchor accuracy on {skill} over rounds", score)
 
 
+DRAWN = {
+    "accuracy": ("leakage_gap", "pass_at_1", "pass_at_k"),
+    "stability": ("worst_skill_change", "worst_guard_change", "rewording_consistency", "length_ratio"),
+    "growth": ("gain", "pass_at_k_change", "distinct_solutions", "token_entropy", "tokens_per_kept_sample"),
+    "safety": ("verifier_precision", "verifier_recall", "truncation_rate", "contamination_rate"),
+}
+"""The measures of each dimension that are drawn over rounds; a table has the others."""
+
+
+def measure_over_rounds(report: CampaignReport, measure: str) -> Markup | None:
+    """A measure of the candidates along the newest line, or of the incumbents if it is of them alone.
+
+    None if no round of the line has it.
+    """
+    line = [r for r in report.finished if r.key in report.line]
+    points: list[Point | None] = []
+    for r in line:
+        facts = r.dimensions
+        found = None
+        if isinstance(facts, DimensionFacts):
+            found = facts.find(measure, "candidate") or facts.find(measure, "incumbent")
+        points.append(None if found is None else _measured_point(r, found))
+    ends = [end for p in points if p for end in (p.value, p.low, p.high) if end is not None]
+    if not ends:
+        return None
+    top = charts.round_up(max(map(abs, ends)))
+    return charts.over_rounds(
+        f"{measure.replace('_', ' ')} over rounds",
+        _first_and_last([p.note for p in points if p]),
+        list(map(_label, line)),
+        points,
+        points,
+        top=top,
+        bottom=-top if min(ends) < 0 else 0.0,
+    )
+
+
+def _measured_point(r: RoundReport, found: Measured) -> Point:
+    note = f"{r.key}, {found.arm}: {measured(found)}. {found.note}"
+    return Point(found.value, found.low, found.high, "plain", note)
+
+
+def measured(row: Measured) -> str:
+    """A measure with its interval, if it has one."""
+    interval = "" if row.low is None or row.high is None else f" ({row.low:.3g} to {row.high:.3g})"
+    return f"{row.value:.3g}{interval}"
+
+
 def _over_rounds(
     report: CampaignReport, title: str, score: Callable[[RoundReport, str], Score | None]
 ) -> Markup:
@@ -64,8 +114,8 @@ def _over_rounds(
         _point(score(r, "candidate"), marks[r.in_force], f"{r.key}, candidate {marks[r.in_force]}")
         for r in rounds
     ]
-    told = "; ".join(point.note for point in (*in_force[:1], *candidates) if point is not None)
-    return charts.accuracies(title, told, [_START, *map(_label, rounds)], in_force, candidates)
+    told = _first_and_last([point.note for point in (*in_force[:1], *candidates) if point is not None])
+    return charts.over_rounds(title, told, [_START, *map(_label, rounds)], in_force, candidates)
 
 
 def _point(score: Score | None, mark: str, who: str) -> Point | None:
@@ -85,7 +135,7 @@ def rounds_tree(report: CampaignReport) -> Markup:
         nodes.append(
             Node(places.get(weights or "", 0), mark, f"{r.key}: {told}, from {weights or 'base model'}")
         )
-    told = "; ".join(node.note for node in nodes[1:])
+    told = _first_and_last([node.note for node in nodes[1:]])
     return charts.tree("Tree of rounds", told, nodes, TREE_ROW)
 
 
@@ -106,10 +156,12 @@ def pass_rates(report: CampaignReport, skill: str) -> Markup:
             ("never", "solved by no answer", "wrong"),
         )
     ]
-    told = "; ".join(
-        f"{r.key}: mean reward {s.pass_rate:.3f} of {s.responses} answers"
-        for (r, _), s in zip(rounds, found, strict=True)
-        if s
+    told = _first_and_last(
+        [
+            f"{r.key}: mean reward {s.pass_rate:.3f} of {s.responses} answers"
+            for (r, _), s in zip(rounds, found, strict=True)
+            if s
+        ]
     )
     labels = [_label(r) for r, _ in rounds]
     return charts.columns(f"Train tasks of {skill} that were solved", told, labels, series, top=1.0)
@@ -121,7 +173,7 @@ def length_drift(report: CampaignReport) -> Markup:
     notes = [f"{r.key}: {_lengths_in_words(c.lengths)}" for r, c in rounds]
     return charts.quantile_bands(
         "Length of answers over rounds, in tokens",
-        "; ".join(notes),
+        _first_and_last(notes),
         [_label(r) for r, _ in rounds],
         [c.lengths.quantiles for _, c in rounds],
         notes,
@@ -157,9 +209,11 @@ def cost_over_rounds(report: CampaignReport, measure: str) -> Markup:
         Series(stage, style, [getattr(c[stage], measure) if stage in c else None for c in costs])
         for stage, style in zip(STAGES[1:], _COST_STYLES, strict=True)
     ]
-    told = "; ".join(
-        f"{r.key}: {sum(getattr(cost, measure) for cost in c.values()):,.0f}"
-        for r, c in zip(rounds, costs, strict=True)
+    told = _first_and_last(
+        [
+            f"{r.key}: {sum(getattr(cost, measure) for cost in c.values()):,.0f}"
+            for r, c in zip(rounds, costs, strict=True)
+        ]
     )
     return charts.columns(
         f"{measure} of the rounds by stage", told, list(map(_label, rounds)), series, unit=f" {measure}"
@@ -187,6 +241,11 @@ def arms(row: SkillRow) -> Markup:
         for score in (row.incumbent, row.candidate)
     ]
     return charts.pair(f"{row.skill} in {row.suite}", *both)
+
+
+def _first_and_last(notes: list[str]) -> str:
+    """What a chart shows, in words: where it begins and where it ends."""
+    return "; ... ".join([notes[0], notes[-1]] if len(notes) > 1 else notes)
 
 
 def _with_corpus(report: CampaignReport) -> list[tuple[RoundReport, CorpusFacts]]:

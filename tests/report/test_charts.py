@@ -43,7 +43,7 @@ def _numbers(svg: ElementTree.Element) -> list[float]:
 def test_accuracies_are_drawn_inside_their_chart(title: str, told: str, points: list[Point | None]) -> None:
     labels = ["base", *(f"{place:04d}" for place in range(len(points)))]
     start = Point(0.5, 0.4, 0.6, "base", "base")
-    svg = ElementTree.fromstring(charts.accuracies(title, told, labels, [start, *points], [None, *points]))
+    svg = ElementTree.fromstring(charts.over_rounds(title, told, labels, [start, *points], [None, *points]))
     assert svg.findtext("title") == title
     assert (svg.findtext("desc") or "") == told
     assert len(svg.findall("g")) >= sum(point is not None for point in points) + 1
@@ -61,7 +61,7 @@ def test_columns_reach_no_further_than_their_axis(rows: list[tuple[float, float,
 
 @given(st.floats(1e-6, 1e12))
 def test_an_axis_ends_at_or_a_little_above_its_largest_value(value: float) -> None:
-    top = charts._round_up(value)
+    top = charts.round_up(value)
     assert value <= top * (1 + 1e-12)
     assert top <= 2 * value or math.isclose(top, 2 * value)
 
