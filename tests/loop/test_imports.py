@@ -22,6 +22,7 @@ _LIBRARY = (
     "models.source",
     "records",
     "registry",
+    "report",
     "settings",
     "store",
     "tasks.pools",

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
+from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.records import EVALUATIONS, SELECTION
-from selfimp_dagster.report import refresh_reports, render, report_path, write_report
+from selfimp_dagster.report import figures, refresh_reports, render, report_path, words, write_report
 from selfimp_dagster.report.data import (
     IN_BRIEF,
     IN_FULL,
@@ -174,6 +175,18 @@ def test_what_a_directive_asked_for_stands_beside_what_was_drawn(home: Home) -> 
     assert all(f"{weight:.3f}" in text for weight in directive.weights.values())
 
 
+def test_the_dimensions_are_drawn_and_listed_with_what_they_mean(two_rounds: Home, tmp_path: Path) -> None:
+    assert list(words.MEASURES) == list(MEASURES)
+    for dimension, drawn in figures.DRAWN.items():
+        assert {MEASURES[measure].dimension for measure in drawn} == {dimension}
+    text = _page(two_rounds, tmp_path).text
+    for row in read_dimensions(two_rounds.store, _SECOND).iter_rows(named=True):
+        assert words.MEASURES[row["measure"]] in text
+        assert f"{row['value']:.3g}" in text
+        if row["low"] is not None:
+            assert f"({row['low']:.3g} to {row['high']:.3g})" in text
+
+
 def test_what_a_model_says_is_text_and_never_markup(two_rounds: Home) -> None:
     report = gather(two_rounds.store, "tiny")
     first, evaluation = report.rounds[0], _evaluation(report.rounds[0])
@@ -235,6 +248,15 @@ def test_an_altered_artifact_is_named_and_the_rest_is_shown(
     assert f"tiny/0001 {stage}: the file {file} is not what was written (hash mismatch)" in text
     assert f"materialize {stage} of tiny/0001 again" in text
     assert verdicts[0] in text
+
+
+def test_a_record_of_another_version_is_named(finished: Home, tmp_path: Path) -> None:
+    policy, artifact = read_policy(finished.store, _SECOND)
+    draft = finished.store.draft(_SECOND, "incumbent_policy", parents=artifact.manifest.parents, config={})
+    draft.write_json("policy", policy.model_dump(mode="json") | {"mood": "cheerful"})
+    draft.commit(facts=artifact.facts, measurements={})
+    told = "tiny/0001 incumbent_policy: it was written by another version of selfimp_dagster"
+    assert told in _page(finished, tmp_path).text
 
 
 def test_weights_that_were_deleted_to_free_space_hide_nothing(finished: Home) -> None:
