@@ -27,7 +27,7 @@ from selfimp_dagster.lifecycle.evaluation.report import (
 )
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval
-from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lifecycle.ledger import STAGES, champions
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
@@ -43,6 +43,7 @@ from selfimp_dagster.records import (
 )
 from selfimp_dagster.registry import find_method
 from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.round_tree import change
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 SUITES = ("anchor", "fresh", "guard")
@@ -320,11 +321,12 @@ class ArtifactFacts:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """Everything that is known of one round."""
+    """Everything that is known of one round; `changed` is what it changed in its parent's recipe."""
 
     key: RoundKey
     detail: Detail
     start: Policy | Missing
+    changed: str
     report: Part[EvalReport]
     decision: Part[Decision]
     corpus: Part[CorpusFacts]
@@ -370,13 +372,15 @@ class Change:
 
 @dataclass(frozen=True)
 class CampaignReport:
-    """A campaign: its rounds in order, and how the policy in force changed along the newest round's line."""
+    """A campaign: its rounds in order, how the policy in force changed along the newest round's line, and the
+    round whose checkpoint is the campaign's champion (see `ledger.champions`)."""
 
     name: str
     campaign: Campaign | Missing  # as the newest round recorded it
     rounds: tuple[RoundReport, ...]
     line: tuple[RoundKey, ...]
     changes: tuple[Change, ...]
+    champion: RoundReport | None
 
     @property
     def finished(self) -> tuple[RoundReport, ...]:
@@ -418,7 +422,22 @@ def gather(store: ArtifactStore, campaign: str) -> CampaignReport:
         rounds=tuple(rounds.values()),
         line=line,
         changes=tuple(_changes(tables, [rounds[str(key)] for key in line])),
+        champion=next((rounds[key] for key in champions([_in_ledger(r) for r in finished])), None),
     )
+
+
+def _in_ledger(r: RoundReport) -> dict[str, Any]:
+    """What `champions` asks of a round that is finished and whose start is known."""
+    assert r.finished is not None
+    assert r.policy is not None
+    anchor = r.finished.score("anchor", "candidate")
+    return {
+        "round": str(r.key),
+        "parent": r.policy.parent,
+        "weights_round": r.policy.weights_round,
+        "promoted": r.in_force == "candidate",
+        "candidate_anchor": anchor.accuracy if anchor else None,
+    }
 
 
 def _first_missing(parts: Sequence[object]) -> Missing:
@@ -487,6 +506,7 @@ class _Round:
             key=self._key,
             detail=self._detail,
             start=self._start,
+            changed=self._changed(),
             report=report,
             decision=None if report is None else _read(lambda: self._decision(report), f"{self._key}"),
             corpus=self._part("generated_corpus", self._corpus),
@@ -515,6 +535,14 @@ class _Round:
         if isinstance(self._start, Missing):
             raise SelfimpError(self._start.what, where=self._start.where, fix=self._start.fix)
         return self._start
+
+    def _changed(self) -> str:
+        if isinstance(self._start, Missing):
+            return ""
+        before = self._before.get(self._start.parent or "")
+        policies = (self._start, before.policy if before else None)
+        row, parent = ({"recipe_changes": json.dumps(p.recipe_changes)} if p else None for p in policies)
+        return change(row or {}, parent)
 
     def _decision(self, report: EvalReport | Missing) -> Decision:
         policy = self._policy()

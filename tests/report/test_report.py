@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from events import materialization
-from home import Home, file_skill
+from home import RUINOUS, Home, file_skill
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -281,6 +281,20 @@ def test_a_round_that_is_not_finished_is_told_as_far_as_it_is(home: Home, tmp_pa
         assert home.materialize(instance, str(_FIRST)).success
     home_text = _page(home, tmp_path).text
     assert "1 round finished: 1 promoted, 0 rejected." in home_text
+
+
+def test_a_branch_says_what_it_changed_and_which_line_is_ahead(finished: Home, tmp_path: Path) -> None:
+    branch = "tiny/0002"
+    recipe = {"optimization": {"learning_rate": RUINOUS}}
+    finished.run(branch, parent=str(_FIRST), recipe=recipe)
+    report = gather(finished.store, "tiny")
+    assert [r.changed for r in report.rounds] == ["", "", f"optimization.learning_rate={RUINOUS}"]
+    assert report.line == (_FIRST, RoundKey.parse(branch))
+    ledger = read_ledger(finished.store, "tiny").filter("champion")["round"].to_list()
+    assert ledger == [str(report.champion.key) if report.champion else None]
+    text = _page(finished, tmp_path).text
+    assert f"Changed in the recipe: optimization.learning_rate={RUINOUS}" in text
+    assert "★ champion" in text
 
 
 def test_the_same_artifacts_give_the_same_page(two_rounds: Home, tmp_path: Path) -> None:
