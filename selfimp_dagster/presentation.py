@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -48,6 +49,12 @@ def child_links(store: ArtifactStore, key: RoundKey) -> dict[str, dg.MetadataVal
         f"child_round_{child.number:04d}": round_link("incumbent_policy", child)
         for child in child_rounds(store, key)
     }
+
+
+def report_links(reports: Mapping[str, Path]) -> dg.MarkdownMetadataValue:
+    """A link to each campaign's report, relative to the UI's root: `selfimp ui` serves them."""
+    links = [f"* [{campaign}](/{path.parent.name}/{path.name})" for campaign, path in reports.items()]
+    return dg.MetadataValue.md("\n".join(links))
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:

@@ -10,7 +10,7 @@ leaves what later rounds were built on in place.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class _Versioned(BaseModel):
 
 
 class Artifact:
-    """One complete artifact of the store, verified when it was opened."""
+    """One complete artifact of the store."""
 
     def __init__(self, manifest: Manifest, root: Path) -> None:
         self.manifest = manifest
@@ -92,6 +92,23 @@ class Artifact:
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text())
 
+    def check(self, names: Iterable[str]) -> None:
+        """Compares these files with the hashes in the manifest.
+
+        Raises:
+            SelfimpError: one is gone or was altered since it was written.
+        """
+        key, asset = RoundKey.parse(self.manifest.round), self.manifest.asset
+        where, again = f"{key} {asset}", _again(key, asset)
+        for name in names:
+            file = self.folder / name
+            if not file.is_file():
+                raise SelfimpError(f"the file {name} is gone", where=where, fix=again)
+            if file_sha256(file) != self.manifest.files[name]:
+                raise SelfimpError(
+                    f"the file {name} is not what was written (hash mismatch)", where=where, fix=again
+                )
+
 
 class Draft:
     """An artifact in the making. Files are put into `folder`, then `commit` makes them the artifact.
@@ -119,7 +136,7 @@ class Draft:
 
     def write_json(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        _write(self.folder / f"{name}.json", text.encode())
+        write_file(self.folder / f"{name}.json", text.encode())
 
     def commit(self, *, facts: dict[str, Any], measurements: dict[str, Any]) -> Artifact:
         """Hashes every file and makes the draft the artifact of its round, atomically.
@@ -189,15 +206,7 @@ class ArtifactStore:
         manifest = self.manifest(key, asset)
         artifact = Artifact(manifest, self._root(key, asset))
         if verify:
-            where, again = f"{key} {asset}", _again(key, asset)
-            for name, expected in manifest.files.items():
-                file = artifact.folder / name
-                if not file.is_file():
-                    raise SelfimpError(f"the file {name} is gone", where=where, fix=again)
-                if file_sha256(file) != expected:
-                    raise SelfimpError(
-                        f"the file {name} is not what was written (hash mismatch)", where=where, fix=again
-                    )
+            artifact.check(manifest.files)
         return artifact
 
     def manifest(self, key: RoundKey, asset: str) -> Manifest:
@@ -277,10 +286,15 @@ def write_parquet(path: Path, table: pl.DataFrame) -> None:
     """
     buffer = BytesIO()  # polars has an error of its own for a full disk
     table.write_parquet(buffer)
-    _write(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        SelfimpError: the disk is full or refuses.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content)

@@ -14,8 +14,9 @@ from selfimp_dagster.pictures import (
     dimensions_over_rounds,
     round_tree,
 )
-from selfimp_dagster.presentation import picture, readable_failures, table
+from selfimp_dagster.presentation import picture, readable_failures, report_links, table
 from selfimp_dagster.records import content_hash
+from selfimp_dagster.report import refresh_reports, reports_folder
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_tree import change
 
@@ -30,7 +31,9 @@ from selfimp_dagster.round_tree import change
 def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource) -> dg.MaterializeResult:
     """One row per round over all campaigns: parent, hashes, scores, verdict, decision, cost.
 
-    Rounds that cannot be read, since the store was damaged, are left out and named.
+    Rounds that cannot be read, since the store was damaged, are left out and named. With the ledger the
+    report of each campaign is written anew. A report that cannot be written is an error in the log and in
+    the metadata, and no failure: the ledger stands.
     """
     unreadable: list[SelfimpError] = []
     with readable_failures():
@@ -43,6 +46,9 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
         standings, interventions = oversight_tables(workbench.artifacts)
     for error in unreadable:
         context.log.warning(f"left out of the ledger: {error}")
+    reports, failed = refresh_reports(workbench.artifacts)
+    for campaign, why in failed.items():
+        context.log.error(f"The report of {campaign} could not be written. {why}")
     rows = ledger.to_dicts()
     parents = {row["round"]: row for row in rows}
     told = ledger.select("round", "verdict", "decision").with_columns(
@@ -53,6 +59,7 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
         data_version=dg.DataVersion(content_hash(rows)),
         metadata={
             "dagster/row_count": ledger.height,
+            "reports": report_links(reports),
             "round_tree": picture(round_tree(rows), "tree of rounds"),
             "rounds_left_out": dg.MetadataValue.md("\n\n".join(map(str, unreadable)) or "none"),
             "accuracy_over_rounds": picture(accuracy_over_rounds(rows), "accuracy over rounds"),
@@ -67,6 +74,8 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             "verdicts": table(told, limit=200),
             "standing": table(standings, limit=200),
             "interventions": table(interventions, limit=50),
+            "reports_not_written": dg.MetadataValue.json(failed),
+            "reports_folder": dg.MetadataValue.path(str(reports_folder(workbench.artifacts))),
             "ledger": dg.MetadataValue.path(str(path)),
         },
     )

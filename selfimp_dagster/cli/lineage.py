@@ -217,3 +217,17 @@ def _condensed(events: Sequence["Event"]) -> Iterator[tuple[str, str, str]]:
                 event.stage,
                 f"... and {more} more like it ({event.kind}), until {until}",
             )
+
+
+@app.command(rich_help_panel=_PANEL)
+def report(
+    campaign: Annotated[str, typer.Argument(help="A campaign that the store has rounds of.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; else it goes beside the artifacts.")
+    ] = None,
+) -> None:
+    """Write a campaign's report: one HTML file with curves, tree, examples, evidence, costs, provenance."""
+    from selfimp_dagster.report import write_report
+
+    path = write_report(ArtifactStore(settings().store), campaign, out)
+    console.print(str(path), soft_wrap=True, highlight=False, markup=False)

@@ -25,6 +25,7 @@ _LIBRARY = (
     "models.source",
     "records",
     "registry",
+    "report",
     "reproduce",
     "round_tree",
     "row_index",
