@@ -3,17 +3,20 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
 
+from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
+from selfimp_dagster.lifecycle.oversight import Standing, read_standing, status_of
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.records import (
     DIMENSIONS,
@@ -27,6 +30,7 @@ from selfimp_dagster.records import (
     TRAINING,
     TRAINING_CURVE,
 )
+from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore, write_error
 
 _VIEWS = {
@@ -120,7 +124,7 @@ def connect(store: ArtifactStore, inventory: Inventory | None = None) -> duckdb.
     """
     inventory = inventory or take_inventory(store)
     connection = table_views(inventory)
-    _table(connection, "rounds", ROUNDS, list(_rounds(inventory)))
+    _table(connection, "rounds", ROUNDS, list(_rounds(store, inventory)))
     _table(connection, "policies", POLICIES, list(_policies(inventory)))
     artifacts = [_described(artifact) for held in inventory.artifacts.values() for artifact in held.values()]
     _table(connection, "artifacts", ARTIFACTS, artifacts)
@@ -260,29 +264,47 @@ def _sql_type(kind: object) -> str:
     return _SQL_TYPES[kind]
 
 
-def _rounds(inventory: Inventory) -> Iterator[dict[str, Any]]:
+def _rounds(store: ArtifactStore, inventory: Inventory) -> Iterator[dict[str, Any]]:
+    @cache
+    def standing(campaign: str) -> Standing:
+        return read_standing(store, campaign)
+
     for key, held in inventory.artifacts.items():
         if "incumbent_policy" not in held:
             continue
         start = held["incumbent_policy"]
         checkpoint, report = held.get("checkpoint"), held.get("eval_report")
+        policy = _policy(start)
         yield {
             "round": str(key),
             "campaign": key.campaign,
             "number": key.number,
             **{name: start.facts[name] for name in ("parent", "weights_round", "policy_hash")},
             "candidate_hash": checkpoint.facts["policy_hash"] if checkpoint else None,
-            "promoted": report.facts["promoted"] if report else None,
-            "seed": _seed(start),
+            "promoted": _is_promoted(key, policy, report, standing) if policy and report else None,
+            "seed": policy.get("seed") if policy else None,
         }
 
 
-def _seed(start: Artifact) -> int | None:
+def _policy(start: Artifact) -> dict[str, Any] | None:
     try:
-        seed: int = start.json("policy")["seed"]
-    except (OSError, ValueError, KeyError):  # a gap of its own, or altered: whoever opens it is told
+        policy: dict[str, Any] = start.json("policy")
+    except (OSError, ValueError):  # a gap of its own, or altered: whoever opens it is told
         return None
-    return seed
+    return policy
+
+
+def _is_promoted(
+    key: RoundKey, policy: dict[str, Any], report: Artifact, standing: Callable[[str], Standing]
+) -> bool | None:
+    """Whether the candidate is in force; none if that cannot be told, since people had a say and their log
+    was altered."""
+    try:
+        approval = Approval.model_validate(policy["campaign"].get("approval", {}))
+        version, verdict = report.data_version, report.facts["promoted"]
+        return status_of(str(key), verdict, version, approval, standing(key.campaign)) == "promoted"
+    except (SelfimpError, ValueError, KeyError):
+        return None
 
 
 def _policies(inventory: Inventory) -> Iterator[dict[str, Any]]:

@@ -102,9 +102,9 @@ class Standing:
     halted_by: Entry | None = None
     answers: Mapping[tuple[str, Matter, str], Entry] = field(default_factory=dict)
 
-    def answer(self, round_: str, evidence: Evidence) -> Entry | None:
+    def answer(self, round_: str, matter: Matter, version: str) -> Entry | None:
         """What was answered on just this matter in just this version."""
-        return self.answers.get((round_, evidence.matter, evidence.version))
+        return self.answers.get((round_, matter, version))
 
 
 @dataclass(frozen=True)
@@ -188,18 +188,25 @@ def outcome(report: EvalReport, version: str, approval: Approval, standing: Stan
         evidence = Evidence(matter="promotion", version=version, sentence=" ".join(verdict.reasons))
     elif verdict.alarms and "alarm" in approval.before:
         evidence = Evidence(matter="alarm", version=version, sentence=" ".join(verdict.alarms))
-    answer = standing.answer(report.round, evidence) if evidence else None
+    answer = standing.answer(report.round, evidence.matter, version) if evidence else None
     approved = answer is not None and answer.action == "approve"
-    status: Status = "promoted"
-    if not verdict.promoted:
-        status = "rejected"
-    elif evidence is not None and not approved:
-        status = "refused" if answer else "waiting"
     return Outcome(
-        status=status,
+        status=status_of(report.round, verdict.promoted, version, approval, standing),
         alarms=() if approved else verdict.alarms,
         question=Question(report.round, evidence, answer) if evidence else None,
     )
+
+
+def status_of(round_: str, promoted: bool, version: str, approval: Approval, standing: Standing) -> Status:
+    """What came of a candidate: the verdict on it, unless a person had to approve it and did not."""
+    if not promoted:
+        return "rejected"
+    if "promotion" not in approval.before:
+        return "promoted"
+    answer = standing.answer(round_, "promotion", version)
+    if answer is None:
+        return "waiting"
+    return "promoted" if answer.action == "approve" else "refused"
 
 
 def read_outcome(store: ArtifactStore, key: RoundKey, standing: Standing | None = None) -> Outcome:
@@ -232,7 +239,7 @@ def recipe_question(store: ArtifactStore, key: RoundKey, standing: Standing | No
         sentence=f"Recipe {version[:16]} was used by no earlier round of its line.",
     )
     known = standing or read_standing(store, key.campaign)
-    return Question(str(key), evidence, known.answer(str(key), evidence))
+    return Question(str(key), evidence, known.answer(str(key), "recipe", version))
 
 
 def read_question(store: ArtifactStore, key: RoundKey, standing: Standing | None = None) -> Question | None:

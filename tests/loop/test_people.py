@@ -30,6 +30,7 @@ from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import Entry, open_questions, read_log, record
 from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lineage import connect
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.records import SAMPLES, content_hash
@@ -127,6 +128,8 @@ def test_a_promotion_that_waits_is_in_force_nowhere(waiting: Home) -> None:
     row = read_ledger(waiting.store).row(0, named=True)
     assert (row["status"], row["promoted"]) == ("waiting", False)
     assert row["decision"] == following.decision.reason
+    told = connect(waiting.store).execute("SELECT promoted FROM rounds").fetchall()
+    assert told == [(False,)]
     (summary,) = read_history(waiting.store, [_FIRST])
     assert (summary.promoted, summary.accuracy["anchor"]) == (False, row["incumbent_anchor"])
     with waiting.instance() as instance:
@@ -151,7 +154,8 @@ def test_an_approved_promotion_starts_the_next_round_once_from_the_candidate(wai
     (entry,) = read_log(waiting.store, "tiny")
     assert entry.evidence is not None
     assert entry.evidence.version == waiting.store.open(_FIRST, "eval_report").data_version
-    assert pl.read_parquet(waiting.store.folder / "ledger.parquet")["status"].to_list() == ["promoted"]
+    asked = "SELECT status, rounds.promoted FROM ledger JOIN rounds USING (round)"
+    assert connect(waiting.store).execute(asked).fetchall() == [("promoted", True)]
     with waiting.instance() as instance:
         (seen,) = observations(instance, "eval_report", str(_FIRST))
         assert (seen["who"], seen["reason"], seen["hash"]) == ("Ann", "[good] gain", entry.hash)
