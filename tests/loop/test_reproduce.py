@@ -124,11 +124,11 @@ def test_a_round_is_reproduced_with_replay_reuse_and_budget(building_on: Home, t
     assert everything(building_on.folder) == before
 
 
-def test_a_branch_is_reproduced_with_its_parameters_though_the_campaign_file_has_changed(
+def test_a_branch_is_reproduced_with_its_recipe_and_parameters_though_the_campaign_file_has_changed(
     finished: Home, tmp_path: Path
 ) -> None:
     given = {
-        "incumbent_policy": {"parent": str(_FIRST)},
+        "incumbent_policy": {"parent": str(_FIRST), "recipe": {"optimization": {"batch_size": 4}}},
         "generated_corpus": {"tasks": 40, "samples_per_task": 3, "temperature": 0.8},
         "checkpoint": {"epochs": 2.0},
         "refined_outputs": {"tasks": 5},
@@ -136,6 +136,8 @@ def test_a_branch_is_reproduced_with_its_parameters_though_the_campaign_file_has
     with finished.instance() as instance:
         config = {"ops": {asset: {"config": values} for asset, values in given.items()}}
         assert finished.materialize(instance, str(_THIRD), config=config).success
+    policy, _ = read_policy(finished.store, _THIRD)
+    assert (policy.parent, policy.recipe_changes) == (str(_FIRST), {"optimization": {"batch_size": 4}})
     corpus = finished.store.open(_THIRD, "generated_corpus")
     assert {row["round"] for row in corpus.table("samples", SAMPLES).iter_rows(named=True)} >= {str(_THIRD)}
     assert corpus.manifest.config["tasks"] == 40
