@@ -13,6 +13,7 @@ from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
+from selfimp_dagster.lifecycle.oversight import log_path, read_standing
 from selfimp_dagster.lifecycle.policy import Beginning, Policy, read_policy, start_from
 from selfimp_dagster.lifecycle.refinement.stage import refine_outputs
 from selfimp_dagster.lifecycle.selection.stage import select_subset
@@ -254,13 +255,15 @@ def _engines(recorded: Mapping[str, Artifact]) -> EnginePool:
 
 
 def _linked(store: ArtifactStore, policy: Policy, scratch: Path) -> ArtifactStore:
-    """A store under `scratch` in which the ancestors of the round are links to the recorded ones."""
+    """A store under `scratch` with links to the ancestors of the round, and to what people said of them."""
     folder = scratch / "artifacts"
+    log = str(log_path(store, policy.campaign.name).relative_to(store.folder))
     try:
-        for ancestor in policy.ancestors:
-            link = folder / ancestor
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to((store.folder / ancestor).resolve(), target_is_directory=True)
+        for linked in (*policy.ancestors, log):
+            link, target = folder / linked, (store.folder / linked).resolve()
+            if target.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target, target_is_directory=target.is_dir())
     except OSError as error:
         raise write_error(error, folder) from error
     return ArtifactStore(folder)
@@ -279,7 +282,11 @@ def _refuse_altered(key: RoundKey, asset: str, artifact: Artifact) -> None:
 
 
 def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None:
-    """Refuses a round whose ancestors are not, whole, what it was started from."""
+    """Refuses a round whose ancestors are not, whole, what it was started from.
+
+    What people said of them is in the log that all rounds share: an answer is given once and stays.
+    """
+    read_standing(store, policy.campaign.name)
     needed = [(ancestor, asset) for ancestor in policy.ancestors for asset in _READ_OF_THE_LINE]
     if policy.parent is not None:
         needed.append((policy.parent, "refined_outputs"))

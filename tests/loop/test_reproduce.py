@@ -20,6 +20,7 @@ from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import policy as policies
 from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lifecycle.oversight import log_path, record
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.progress import LogProgress
@@ -145,6 +146,22 @@ def test_a_branch_is_reproduced_with_its_recipe_and_parameters_though_the_campai
     assert finished.store.open(_THIRD, "refined_outputs").table("tasks", TASKS).height == 5
     finished.write_campaign(recipe={"optimization": {"epochs": 1}}, pools={"train": 12}, seed=99)
     assert_identical(run_again(finished, _THIRD, tmp_path / "scratch"))
+
+
+def test_a_round_behind_an_approved_promotion_is_reproduced(home: Home, tmp_path: Path) -> None:
+    home.write_campaign(approval={"before": ["promotion"]})
+    home.run(str(_FIRST))
+    record(home.store, home.campaigns, "approve", "tiny", round_=_FIRST, who="Ada", reason="it learnt")
+    home.run(str(_SECOND))
+    record(home.store, home.campaigns, "pause", "tiny", who="Ada", reason="to look at it again")
+    assert read_policy(home.store, _SECOND)[0].weights_round == str(_FIRST)
+    before = everything(home.folder)
+    assert_identical(run_again(home, _SECOND, tmp_path / "scratch"))
+    assert everything(home.folder) == before
+    log = log_path(home.store, "tiny")
+    log.write_text(log.read_text().replace("it learnt", "it learned"))
+    with pytest.raises(SelfimpError, match="it was altered"):
+        run_again(home, _SECOND, tmp_path / "again")
 
 
 def test_relative_paths_lead_where_they_did_and_another_base_model_is_told(
