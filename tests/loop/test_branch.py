@@ -94,7 +94,7 @@ def test_the_ledgers_page_shows_tree_changes_and_sentences(branched: Home) -> No
     assert rows[str(_BRANCH)]["changed in the recipe"] == (
         f"acquisition.samples_per_task=2, optimization.learning_rate={RUINOUS}"
     )
-    assert rows[str(_BRANCH)]["verdict"] == "rejected"
+    assert rows[str(_BRANCH)]["status"] == "rejected"
     told = {record.data["round"]: record.data for record in metadata["verdicts"].records}
     assert told[str(_BRANCH)]["directives"] == "None."
     assert told[str(_BRANCH)]["verdict"].startswith("Rejected: ")
