@@ -14,6 +14,7 @@ from selfimp_dagster import __version__
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.report import Score
 from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lifecycle.oversight import log_path
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.report import figures, words
 from selfimp_dagster.report.data import IN_BRIEF, IN_FULL, NEWEST, CampaignReport, Flips, Missing, gather
@@ -100,14 +101,16 @@ def render(report: CampaignReport, state: str = "") -> str:
 
 
 def _state(store: ArtifactStore, campaign: str) -> str:
-    """A hash of all that the report is made from: every manifest, and the program."""
+    """A hash of all that the report is made from: every manifest, the log of interventions, the program."""
     manifests = [
         sha256(path.read_bytes()).hexdigest()
         for key in store.rounds(campaign)
         for stage in STAGES
         if (path := store.folder / campaign / f"{key.number:04d}" / stage / MANIFEST).is_file()
     ]
-    return content_hash([__version__, manifests])[:16]
+    log = log_path(store, campaign)
+    interventions = sha256(log.read_bytes()).hexdigest() if log.is_file() else None
+    return content_hash([__version__, manifests, interventions])[:16]
 
 
 @lru_cache(maxsize=1)
@@ -166,6 +169,8 @@ def _commands(report: CampaignReport) -> Iterator[tuple[str, str]]:
     if len(finished) > 1:
         first, last = finished[0].key, finished[-1].key
         yield f"selfimp compare {first} {last}", "the candidates of two rounds on the same items"
+    if finished:
+        yield f"selfimp reproduce {finished[-1].key}", "the round again from its record, compared with it"
     shown = next((id_ for r in reversed(finished) for id_ in _ids(r.evaluation)), None)
     if shown:
         yield f"selfimp trace {shown}", "where one item or sample of this page came from, and what came of it"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.continuation import Decision, decide
+from selfimp_dagster.lifecycle.evaluation.continuation import Decision
 from selfimp_dagster.lifecycle.evaluation.dimensions import falls
 from selfimp_dagster.lifecycle.evaluation.report import (
     EvalReport,
@@ -27,7 +27,18 @@ from selfimp_dagster.lifecycle.evaluation.report import (
 )
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval
+from selfimp_dagster.lifecycle.history import FinishedRound, decide_after
 from selfimp_dagster.lifecycle.ledger import STAGES, champions
+from selfimp_dagster.lifecycle.oversight import (
+    Entry,
+    Outcome,
+    Question,
+    Standing,
+    outcome_of,
+    read_log,
+    read_question,
+    standing_after,
+)
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
@@ -321,13 +332,19 @@ class ArtifactFacts:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """Everything that is known of one round; `changed` is what it changed in its parent's recipe."""
+    """Everything that is known of one round.
+
+    `changed` is what it changed in its parent's recipe, `outcome` what came of its verdict after people had
+    their say, `question` what it asks of them.
+    """
 
     key: RoundKey
     detail: Detail
     start: Policy | Missing
     changed: str
     report: Part[EvalReport]
+    outcome: Part[Outcome]
+    question: Part[Question]
     decision: Part[Decision]
     corpus: Part[CorpusFacts]
     selection: Part[SelectionFacts]
@@ -350,7 +367,19 @@ class RoundReport:
     @property
     def in_force(self) -> str:
         """The arm of a finished round that the next round starts from."""
-        return "candidate" if self.finished and self.finished.verdict.promoted else "incumbent"
+        return "candidate" if self.status == "promoted" else "incumbent"
+
+    @property
+    def status(self) -> str:
+        """Of the candidate: promoted, rejected, waiting or refused (by a person); open before it is measured.
+
+        Where it cannot be known what people said, the verdict stands.
+        """
+        if isinstance(self.outcome, Outcome):
+            return self.outcome.status
+        if self.finished is None:
+            return "open"
+        return "promoted" if self.finished.verdict.promoted else "rejected"
 
 
 @dataclass(frozen=True)
@@ -372,8 +401,12 @@ class Change:
 
 @dataclass(frozen=True)
 class CampaignReport:
-    """A campaign: its rounds in order, how the policy in force changed along the newest round's line, and the
-    round whose checkpoint is the campaign's champion (see `ledger.champions`)."""
+    """A campaign.
+
+    Its rounds in order, how the policy in force changed along the newest round's line, the round whose
+    checkpoint is the champion (see `ledger.champions`), what people did and how the campaign stands after
+    it, and the machine and packages of the newest evaluation, where it recorded them.
+    """
 
     name: str
     campaign: Campaign | Missing  # as the newest round recorded it
@@ -381,6 +414,9 @@ class CampaignReport:
     line: tuple[RoundKey, ...]
     changes: tuple[Change, ...]
     champion: RoundReport | None
+    interventions: tuple[Entry, ...] | Missing
+    standing: Standing
+    environment: Mapping[str, str]
 
     @property
     def finished(self) -> tuple[RoundReport, ...]:
@@ -407,10 +443,12 @@ def gather(store: ArtifactStore, campaign: str) -> CampaignReport:
             fix=f"name one of: {', '.join(known)}" if known else "run a round first: selfimp run CAMPAIGN",
         )
     tables, keys = _Tables(store), list(store.rounds(campaign))
+    interventions = _read(lambda: read_log(store, campaign), f"the log of {campaign}")
+    standing = Standing() if isinstance(interventions, Missing) else standing_after(interventions)
     rounds: dict[str, RoundReport] = {}
     for key in keys:
         detail = IN_FULL if key in keys[-NEWEST:] else IN_BRIEF
-        rounds[str(key)] = _Round(tables, key, rounds, detail).gather()
+        rounds[str(key)] = _Round(tables, key, rounds, standing, detail).gather()
     finished = [r for r in rounds.values() if r.finished and r.policy]
     line = finished[-1].start.line if finished and isinstance(finished[-1].start, Policy) else ()
     starts = [r.start for r in rounds.values()]
@@ -423,6 +461,11 @@ def gather(store: ArtifactStore, campaign: str) -> CampaignReport:
         line=line,
         changes=tuple(_changes(tables, [rounds[str(key)] for key in line])),
         champion=next((rounds[key] for key in champions([_in_ledger(r) for r in finished])), None),
+        interventions=interventions,
+        standing=standing,
+        environment=tables.artifact(finished[-1].key, "eval_report").manifest.environment or {}
+        if finished
+        else {},
     )
 
 
@@ -457,6 +500,17 @@ def _read(part: Callable[[], _T], where: str) -> _T | Missing:
             where,
             "read it with the version that wrote it, or materialize it again",
         )
+
+
+def _known(part: _T | Missing) -> _T:
+    """The part.
+
+    Raises:
+        SelfimpError: it could not be read.
+    """
+    if isinstance(part, Missing):
+        raise SelfimpError(part.what, where=part.where, fix=part.fix)
+    return part
 
 
 class _Tables:
@@ -494,13 +548,20 @@ class _Round:
     """Gathers one round. `before` are the rounds that were gathered so far."""
 
     def __init__(
-        self, tables: _Tables, key: RoundKey, before: Mapping[str, RoundReport], detail: Detail
+        self,
+        tables: _Tables,
+        key: RoundKey,
+        before: Mapping[str, RoundReport],
+        standing: Standing,
+        detail: Detail,
     ) -> None:
-        self._tables, self._key, self._before, self._detail = tables, key, before, detail
+        self._tables, self._key, self._before = tables, key, before
+        self._standing, self._detail = standing, detail
         self._start = _read(lambda: read_policy(tables.store, key)[0], f"{key} incumbent_policy")
 
     def gather(self) -> RoundReport:
         report = self._part("eval_report", lambda: read_report(self._tables.store, self._key))
+        outcome = _read(lambda: self._outcome(report), f"{self._key}") if report else None
         made = {asset: self._tables.store.has(self._key, asset) for asset in STAGES}
         return RoundReport(
             key=self._key,
@@ -508,7 +569,9 @@ class _Round:
             start=self._start,
             changed=self._changed(),
             report=report,
-            decision=None if report is None else _read(lambda: self._decision(report), f"{self._key}"),
+            outcome=outcome,
+            question=_read(self._question, f"{self._key}"),
+            decision=_read(lambda: self._decision(report, outcome), f"{self._key}") if report else None,
             corpus=self._part("generated_corpus", self._corpus),
             selection=self._part("selected_subset", self._selection),
             training=self._part("checkpoint", self._training),
@@ -532,9 +595,7 @@ class _Round:
         return self._tables.artifact(self._key, asset).facts
 
     def _policy(self) -> Policy:
-        if isinstance(self._start, Missing):
-            raise SelfimpError(self._start.what, where=self._start.where, fix=self._start.fix)
-        return self._start
+        return _known(self._start)
 
     def _changed(self) -> str:
         if isinstance(self._start, Missing):
@@ -544,19 +605,30 @@ class _Round:
         row, parent = ({"recipe_changes": json.dumps(p.recipe_changes)} if p else None for p in policies)
         return change(row or {}, parent)
 
-    def _decision(self, report: EvalReport | Missing) -> Decision:
+    def _outcome(self, report: EvalReport | Missing) -> Outcome:
+        return outcome_of(self._tables.store, _known(report), self._standing)
+
+    def _question(self) -> Question | None:
+        if not self._policy().campaign.approval.before:
+            return None
+        return read_question(self._tables.store, self._key, self._standing)
+
+    def _decision(self, report: Part[EvalReport], outcome: Part[Outcome]) -> Decision:
         policy = self._policy()
-        reports = [self._before[a].report if a in self._before else None for a in policy.ancestors]
-        summaries = []
-        for key, found in zip((*policy.ancestors, policy.round), (*reports, report), strict=True):
-            if not isinstance(found, EvalReport):
+        parts = [(policy.round, report, outcome)]
+        for ancestor in reversed(policy.ancestors):
+            r = self._before.get(ancestor)
+            parts.insert(0, (ancestor, r.report if r else None, r.outcome if r else None))
+        line = []
+        for key, reported, came in parts:
+            if not isinstance(reported, EvalReport) or not isinstance(came, Outcome):
                 raise SelfimpError(
                     f"the decision rests on the evaluation report of {key}, which cannot be read",
                     where=f"{key} eval_report",
                     fix=f"materialize eval_report of {key} again",
                 )
-            summaries.append(found.summary)
-        return decide(summaries, policy.campaign.continuation, policy.campaign.skill_weights)
+            line.append(FinishedRound(reported, came))
+        return decide_after(line, policy.campaign.continuation, policy.campaign.skill_weights)
 
     def _corpus(self) -> CorpusFacts:
         tasks, samples = (self._table("generated_corpus", name) for name in ("tasks", "samples"))

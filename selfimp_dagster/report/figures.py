@@ -24,6 +24,13 @@ TREE_ROW = 36
 """The height of a row of the table beside the tree, in pixels; the style sheet has the same."""
 
 _START = "base"
+_MARKS = {
+    "promoted": "promoted",
+    "rejected": "rejected",
+    "refused": "rejected",
+    "waiting": "open",
+    "open": "open",
+}
 _COST_STYLES = ("s1", "s2", "s3", "s4", "s5")
 
 
@@ -109,10 +116,8 @@ def _over_rounds(
         _point(score(r, r.in_force), "plain", f"in force after {r.key}") if r.key in report.line else None
         for r in rounds
     ]
-    marks = {"candidate": "promoted", "incumbent": "rejected"}
     candidates = [None] + [
-        _point(score(r, "candidate"), marks[r.in_force], f"{r.key}, candidate {marks[r.in_force]}")
-        for r in rounds
+        _point(score(r, "candidate"), _MARKS[r.status], f"{r.key}, candidate {r.status}") for r in rounds
     ]
     told = _first_and_last([point.note for point in (*in_force[:1], *candidates) if point is not None])
     return charts.over_rounds(title, told, [_START, *map(_label, rounds)], in_force, candidates)
@@ -130,8 +135,7 @@ def rounds_tree(report: CampaignReport) -> Markup:
     nodes = [Node(None, "base", "base model")]
     for r in report.rounds:
         weights = r.policy.weights_round if r.policy else None
-        mark = "open" if r.finished is None else "promoted" if r.in_force == "candidate" else "rejected"
-        told = {"open": "not finished"}.get(mark, mark)
+        mark, told = _MARKS[r.status], "not finished" if r.status == "open" else r.status
         nodes.append(
             Node(places.get(weights or "", 0), mark, f"{r.key}: {told}, from {weights or 'base model'}")
         )

@@ -20,6 +20,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
 from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.lifecycle.oversight import log_path, record
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.records import EVALUATIONS, SELECTION
 from selfimp_dagster.report import figures, refresh_reports, render, report_path, words, write_report
@@ -295,6 +296,39 @@ def test_a_branch_says_what_it_changed_and_which_line_is_ahead(finished: Home, t
     text = _page(finished, tmp_path).text
     assert f"Changed in the recipe: optimization.learning_rate={RUINOUS}" in text
     assert "★ champion" in text
+
+
+def test_what_people_said_is_told_with_who_and_why(home: Home, tmp_path: Path) -> None:
+    home.write_campaign(approval={"before": ["promotion"]})
+    home.run(str(_FIRST))
+    waits = gather(home.store, "tiny").rounds[0]
+    assert (waits.status, waits.in_force) == ("waiting", "incumbent")
+    text = _page(home, tmp_path).text
+    assert "0 promoted, 0 rejected, 1 waiting for a person." in text
+    assert "Waits for a person to approve or refuse the promotion of tiny/0000" in text
+    state = home.store.folder / "state.html"
+    before = write_report(home.store, "tiny", state).read_text()
+    reason = "read the flips <b>twice</b>"
+    record(home.store, home.campaigns, "approve", "tiny", round_=_FIRST, who="Ann", reason=reason)
+    record(home.store, home.campaigns, "pause", "tiny", who="Bob", reason="the machine is needed")
+    assert gather(home.store, "tiny").rounds[0].status == "promoted"
+    text = _page(home, tmp_path).text
+    assert "1 promoted, 0 rejected." in text
+    assert f"Ann approve promotion of tiny/0000 {reason}" in text
+    assert "Bob pause tiny the machine is needed" in text
+    assert "Paused" in text
+    head = before[: before.index("<title>")]
+    assert head not in write_report(home.store, "tiny", state).read_text(), "the ledger writes it again"
+
+
+def test_a_log_that_was_altered_is_named(home: Home, tmp_path: Path) -> None:
+    home.run(str(_FIRST))
+    record(home.store, home.campaigns, "pause", "tiny", who="Bob", reason="the machine is needed")
+    path = log_path(home.store, "tiny")
+    path.write_text(path.read_text().replace("Bob", "Eve"))
+    text = _page(home, tmp_path).text
+    assert f"Not shown: the interventions. {path}" in text
+    assert "1 round finished: 1 promoted" in text
 
 
 def test_the_same_artifacts_give_the_same_page(two_rounds: Home, tmp_path: Path) -> None:
