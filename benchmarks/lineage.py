@@ -29,10 +29,10 @@ import polars as pl
 
 from benchmarks.synthetic_store import make_store
 from selfimp_dagster.lifecycle.ledger import read_ledger, write_ledger
-from selfimp_dagster.lineage import ask, connect
-from selfimp_dagster.row_index import FOLDER
+from selfimp_dagster.lineage.row_index import FOLDER
+from selfimp_dagster.lineage.trace import trace
+from selfimp_dagster.lineage.views import ask, connect
 from selfimp_dagster.store import ArtifactStore
-from selfimp_dagster.trace import trace
 
 PAGE = Path(__file__).parent.parent / "docs" / "lineage.md"
 BYTES_PER_ROUND = 500_000  # on disk, with room to spare

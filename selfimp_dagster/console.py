@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfimp_dagster.inventory import Gap
 from selfimp_dagster.lifecycle.evaluation.dimensions import ARMS, MEASURES
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.round_tree import lines
+from selfimp_dagster.lineage.inventory import Gap
+from selfimp_dagster.lineage.round_tree import lines
 
 console = Console()
 errors = Console(stderr=True)

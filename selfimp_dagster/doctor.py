@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import psutil
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.inventory import take_inventory
+from selfimp_dagster.lineage.inventory import take_inventory
 from selfimp_dagster.models.embedded import embedded_gguf
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore

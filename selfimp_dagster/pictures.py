@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from selfimp_dagster.lifecycle.ledger import STAGES
+from selfimp_dagster.lineage.round_tree import Line, lines
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.round_tree import Line, lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfimp_dagster.lifecycle.ledger import STAGES, champions
+from selfimp_dagster.lineage.round_tree import Line, change, lines
 from selfimp_dagster.pictures import accuracy_over_rounds, cost_over_rounds, round_tree
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.round_tree import Line, change, lines
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

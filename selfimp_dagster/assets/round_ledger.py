@@ -8,6 +8,7 @@ from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sen
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
 from selfimp_dagster.lifecycle.oversight import oversight_tables
+from selfimp_dagster.lineage.round_tree import change
 from selfimp_dagster.pictures import (
     accuracy_over_rounds,
     cost_over_rounds,
@@ -18,7 +19,6 @@ from selfimp_dagster.presentation import picture, readable_failures, report_link
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.report import refresh_reports, reports_folder
 from selfimp_dagster.resources.workbench import WorkbenchResource
-from selfimp_dagster.round_tree import change
 
 
 @dg.asset(

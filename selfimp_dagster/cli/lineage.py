@@ -22,8 +22,8 @@ from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
 
 if TYPE_CHECKING:
-    from selfimp_dagster.reproduce import Outcome
-    from selfimp_dagster.trace import Event
+    from selfimp_dagster.lineage.reproduce import Outcome
+    from selfimp_dagster.lineage.trace import Event
 
 _PANEL = "Lineage"
 _ROWS_SHOWN = 200
@@ -40,7 +40,7 @@ def sql(
     parquet: Annotated[Path | None, typer.Option(help="Write all rows into this Parquet file.")] = None,
 ) -> None:
     """Ask the artifact store with SQL (DuckDB): tasks, samples, rewards, selection, evaluations, ..."""
-    from selfimp_dagster.lineage import LISTING, ask
+    from selfimp_dagster.lineage.views import LISTING, ask
 
     if csv + as_json + (parquet is not None) > 1:
         raise SelfimpError("several outputs", where="sql", fix="choose one of --csv, --json and --parquet")
@@ -116,8 +116,8 @@ def reproduce(
 
     Ends with exit code 0 if everything is identical, else with 1. The store is only read.
     """
+    from selfimp_dagster.lineage.reproduce import reproduce as run_again
     from selfimp_dagster.progress import TerminalProgress
-    from selfimp_dagster.reproduce import reproduce as run_again
 
     where, key = settings(), RoundKey.parse(round_)
     with _scratch(keep) as scratch:
@@ -185,7 +185,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print all events with all fields.")] = False,
 ) -> None:
     """Tell where one row came from and what came of it: weights, prompt, rewards, selection, training."""
-    from selfimp_dagster.trace import trace as history
+    from selfimp_dagster.lineage.trace import trace as history
 
     with errors.status("Looking for the row"):
         found = history(ArtifactStore(settings().store), id_)

@@ -12,11 +12,11 @@ from selfimp_dagster.campaign import merged
 from selfimp_dagster.cli.app import CampaignName, app
 from selfimp_dagster.console import console, errors, print_dimensions, print_gaps, print_ledger
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.inventory import take_inventory
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
 from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import open_questions
+from selfimp_dagster.lineage.inventory import take_inventory
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore

@@ -42,6 +42,7 @@ from selfimp_dagster.lifecycle.oversight import (
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
+from selfimp_dagster.lineage.round_tree import change
 from selfimp_dagster.records import (
     EVALUATIONS,
     REFINEMENTS,
@@ -54,7 +55,6 @@ from selfimp_dagster.records import (
 )
 from selfimp_dagster.registry import find_method
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.round_tree import change
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 SUITES = ("anchor", "fresh", "guard")

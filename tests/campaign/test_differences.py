@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfimp_dagster.differences import Difference, file_difference, value_differences
+from selfimp_dagster.lineage.differences import Difference, file_difference, value_differences
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

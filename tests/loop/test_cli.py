@@ -101,7 +101,7 @@ def test_sql_counts_what_is_in_the_store(two_rounds: Home) -> None:
 
 
 def test_sql_rows_know_their_round(two_rounds: Home) -> None:
-    from selfimp_dagster.lineage import connect
+    from selfimp_dagster.lineage.views import connect
 
     rows = connect(two_rounds.store).execute("SELECT DISTINCT in_round FROM training ORDER BY 1").fetchall()
     assert rows == [("tiny/0000",), ("tiny/0001",)]

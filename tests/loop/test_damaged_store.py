@@ -13,14 +13,14 @@ from selfimp_dagster.cli import app
 from selfimp_dagster.console import print_gaps
 from selfimp_dagster.doctor import examine
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.inventory import Gap, take_inventory, verified
 from selfimp_dagster.lifecycle.evaluation.comparison import compare
 from selfimp_dagster.lifecycle.ledger import read_ledger
-from selfimp_dagster.lineage import ask
+from selfimp_dagster.lineage.inventory import Gap, take_inventory, verified
+from selfimp_dagster.lineage.trace import trace
+from selfimp_dagster.lineage.views import ask
 from selfimp_dagster.records import SAMPLES, TRAINING
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import FORMAT, MANIFEST
-from selfimp_dagster.trace import trace
 
 _FIRST, _SECOND = RoundKey("tiny", 0), RoundKey("tiny", 1)
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
-from selfimp_dagster.lineage import LISTING, ask, connect
+from selfimp_dagster.lineage.views import LISTING, ask, connect
 from selfimp_dagster.records import SAMPLES, TRAINING
 from selfimp_dagster.round_key import RoundKey
 

@@ -13,7 +13,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_dimensions, read_report
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
-from selfimp_dagster.lineage import connect
+from selfimp_dagster.lineage.views import connect
 from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, SAMPLES
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import MANIFEST

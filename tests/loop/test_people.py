@@ -30,7 +30,7 @@ from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import Entry, open_questions, read_log, record
 from selfimp_dagster.lifecycle.policy import read_policy
-from selfimp_dagster.lineage import connect
+from selfimp_dagster.lineage.views import connect
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.records import SAMPLES, content_hash

@@ -15,17 +15,17 @@ import pytest
 from home import Home, file_skill, write_tasks
 from test_cli import selfimp
 
-from selfimp_dagster.differences import ROW_IDS
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import policy as policies
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.oversight import log_path, record
 from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lineage.differences import ROW_IDS
+from selfimp_dagster.lineage.reproduce import Outcome, Reproduction, reproduce
 from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.records import EVALUATIONS, SAMPLES, TASKS, TRAINING, content_hash
-from selfimp_dagster.reproduce import Outcome, Reproduction, reproduce
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import MANIFEST, ArtifactStore
 
@@ -328,7 +328,7 @@ def test_a_stage_that_cannot_be_made_again_ends_the_second_run(
     def refuse(*arguments: Any, **named: Any) -> None:
         raise SelfimpError("no room", where="here", fix="make some")
 
-    monkeypatch.setattr("selfimp_dagster.reproduce.train_checkpoint", refuse)
+    monkeypatch.setattr("selfimp_dagster.lineage.reproduce.train_checkpoint", refuse)
     found = run_again(two_rounds, _FIRST, tmp_path)
     assert list(states(found).values()) == [*["identical"] * 3, *["not made"] * 3]
     assert found.sentence == (

@@ -10,10 +10,10 @@ from home import Home
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.selection.stage import select_subset
+from selfimp_dagster.lineage.row_index import FOLDER
+from selfimp_dagster.lineage.trace import Event, trace
 from selfimp_dagster.records import EVALUATIONS, REWARDS, SAMPLES, SELECTION, TASKS, TRAINING
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.row_index import FOLDER
-from selfimp_dagster.trace import Event, trace
 
 _FIRST, _SECOND = RoundKey("tiny", 0), RoundKey("tiny", 1)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from selfimp_dagster.inventory import Inventory
-from selfimp_dagster.lineage import quoted, table_views
+from selfimp_dagster.lineage.inventory import Inventory
+from selfimp_dagster.lineage.views import quoted, table_views
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.store import ArtifactStore
 

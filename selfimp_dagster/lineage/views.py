@@ -14,10 +14,10 @@ import polars as pl
 
 from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
 from selfimp_dagster.lifecycle.oversight import Standing, read_standing, status_of
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
+from selfimp_dagster.lineage.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.records import (
     DIMENSIONS,
     EVALUATIONS,

@@ -6,7 +6,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from selfimp_dagster.differences import Difference, differences, value_differences
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
@@ -18,6 +17,7 @@ from selfimp_dagster.lifecycle.policy import Beginning, Policy, read_policy, sta
 from selfimp_dagster.lifecycle.refinement.stage import refine_outputs
 from selfimp_dagster.lifecycle.selection.stage import select_subset
 from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.lineage.differences import Difference, differences, value_differences
 from selfimp_dagster.models.hashing import POLICY_FILES, file_sha256
 from selfimp_dagster.progress import Progress
 from selfimp_dagster.round_key import RoundKey

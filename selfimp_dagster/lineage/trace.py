@@ -9,12 +9,12 @@ from typing import Any
 import duckdb
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.inventory import Gap, Inventory, take_inventory, verified
 from selfimp_dagster.lifecycle.evaluation.report import ASSET as EVALUATION
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.lineage import Descent, descents, quoted, table_views
+from selfimp_dagster.lineage.inventory import Gap, Inventory, take_inventory, verified
+from selfimp_dagster.lineage.row_index import Mention, RowIndex
+from selfimp_dagster.lineage.views import Descent, descents, quoted, table_views
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.row_index import Mention, RowIndex
 from selfimp_dagster.store import ArtifactStore
 
 Row = dict[str, Any]
