@@ -43,6 +43,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "verdict": verdict.sentence,
             "decision": line[-1]["decision"],
             "promoted": verdict.promoted,
+            "status": line[-1]["status"],
             **accuracies,
             "gain": verdict.gain,
             "p_value": verdict.p_value,

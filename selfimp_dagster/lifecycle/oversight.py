@@ -410,7 +410,8 @@ class _OverseenBar:
         self._bar, self._switch = bar, switch
 
     def advance(self, amount: float = 1) -> None:
-        self._bar.advance(amount)
+        if amount:  # a mere sign of life would only blur the rate that is shown
+            self._bar.advance(amount)
         self._switch.look()
 
 

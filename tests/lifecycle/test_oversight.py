@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from selfimp_dagster.lifecycle.oversight import (
     Entry,
     Evidence,
     KillSwitch,
+    OverseenProgress,
     Standing,
     log_path,
     outcome,
@@ -32,6 +35,7 @@ from selfimp_dagster.lifecycle.oversight import (
     record,
     standing_after,
 )
+from selfimp_dagster.progress import Bar
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -304,6 +308,32 @@ def test_the_switch_looks_at_the_log_once_in_a_while_and_sees_a_kill(folder: Pat
         eager.look()
     _steer(folder, "resume")
     eager.look()
+
+
+class _Recorder:
+    """A bar, and the progress that opens it."""
+
+    def __init__(self) -> None:
+        self.amounts: list[float] = []
+
+    def advance(self, amount: float = 1) -> None:
+        self.amounts.append(amount)
+
+    @contextmanager
+    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        yield self
+
+
+def test_a_stage_is_shown_as_it_is_and_ends_when_somebody_kills_the_campaign(folder: Path) -> None:
+    shown = _Recorder()
+    progress = OverseenProgress(shown, KillSwitch(ArtifactStore(folder / "store"), "tiny", every=0))
+    with progress.stage("sampling", 8, "samples") as bar:
+        bar.advance(4)
+        bar.advance(0)
+        _steer(folder, "kill")
+        with pytest.raises(SelfimpError, match="Ann killed tiny"):
+            bar.advance(0)
+    assert shown.amounts == [4], "a sign of life is no progress"
 
 
 def _report(promoted: bool, alarms: tuple[str, ...]) -> EvalReport:
