@@ -2,8 +2,9 @@
 
     python scripts/screenshots.py --home .selfimp
 
-The installation has two rounds of the campaign `arithmetic`, as `make demo` leaves them. A picture whose subject is
-not on its page is an error that names it: a picture that shows something else is never written.
+The installation has two rounds of the campaign `arithmetic`, as `make demo` leaves them, and no round under
+way. A picture whose subject is not on its page is an error that names it: a picture that shows something else
+is never written.
 """
 
 import argparse
@@ -29,6 +30,16 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MOST_BYTES = 200_000
+ASSETS = (
+    "incumbent_policy",
+    "generated_corpus",
+    "selected_subset",
+    "checkpoint",
+    "refined_outputs",
+    "eval_report",
+    "round_ledger",
+)
+AUTOMATIONS = ("next_round_sensor", "nightly_round", "oversight_sensor", "webhook_sensor")
 _START_SECONDS = 120
 _PATIENCE_MS = 60_000  # the first page of a code location that is still loading
 
@@ -42,6 +53,7 @@ class Ui:
     def open(self, path: str, *shown: str) -> None:
         """Opens a page and waits until each of these texts is to be seen on it."""
         self.page.goto(self.address + path)
+        self.page.get_by_text("Hide navigation").click()
         for text in shown:
             self.page.get_by_text(text, exact=True).first.wait_for()
 
@@ -60,51 +72,55 @@ class Ui:
 
 
 def assets(ui: Ui) -> bytes:
-    """The asset graph."""
-    ui.open("/asset-groups", "incumbent_policy", "round_ledger")
+    """The asset graph, all of it materialized."""
+    ui.open("/asset-groups")
+    for asset in ASSETS:
+        ui.page.get_by_role("button", name=asset).get_by_role("img", name="run_success").wait_for()
+    ui.page.get_by_role("button").filter(has=ui.page.get_by_role("img", name="panel_show")).click()
+    ui.page.get_by_placeholder("Jump to…").wait_for(state="hidden")
     return ui.page.screenshot()
 
 
 def ledger(ui: Ui) -> bytes:
     """The ledger with the tree of rounds opened."""
-    ui.open("/assets/round_ledger", "round_tree", "rounds")
+    ui.open("/assets/round_ledger", "reports", "round_tree")
     ui.show_picture("round_tree")
     return ui.page.screenshot()
 
 
 def selection(ui: Ui) -> bytes:
     """Why rows were dropped."""
-    ui.asset("selected_subset", "arithmetic/0000", "funnel")
+    ui.asset("selected_subset", "arithmetic/0000", "funnel", "dropped_because")
     ui.show_picture("funnel")
     return ui.page.screenshot()
 
 
 def evaluation(ui: Ui) -> bytes:
-    """A round's verdict with its links to the rounds before and after it."""
+    """A round's verdict with its links to the round before it."""
     ui.asset("eval_report", "arithmetic/0001", "verdict", "parent_round")
     return ui.page.screenshot()
 
 
 def automation(ui: Ui) -> bytes:
-    """The sensor and the schedule."""
-    ui.open("/automation", "next_round_sensor", "nightly_round")
+    """The sensors and the schedule with their switches."""
+    ui.open("/automation", *AUTOMATIONS, "Standard sensor", "Scheduled At 02:00 AM UTC")
     return ui.page.screenshot()
 
 
 def report(ui: Ui) -> bytes:
-    """The beginning of a campaign's report."""
+    """The beginning of a campaign's report, which the ledger links."""
     ui.page.goto(ui.address + "/reports/arithmetic.html")
     ui.page.get_by_role("heading", name="In short").wait_for()
     return ui.page.screenshot()
 
 
 PICTURES: dict[str, tuple[Callable[[Ui], bytes], int, int]] = {
-    "assets": (assets, 1400, 640),
-    "ledger": (ledger, 1280, 900),
+    "assets": (assets, 1500, 460),
+    "ledger": (ledger, 1280, 860),
     "selection": (selection, 1280, 860),
-    "evaluation": (evaluation, 1280, 1000),
+    "evaluation": (evaluation, 1280, 760),
     "automation": (automation, 1280, 420),
-    "report": (report, 1100, 1100),
+    "report": (report, 1100, 1000),
 }
 """Each picture: who takes it, and the size of the window."""
 
@@ -153,7 +169,9 @@ def small(png: bytes) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--home", type=Path, default=Path(".selfimp"), help="the installation")
     parser.add_argument("--out", type=Path, default=IMAGES, help="where the pictures go")
     parser.add_argument("names", nargs="*", choices=[[], *PICTURES], help="only these pictures")

@@ -1,8 +1,8 @@
 """Every command of the documentation, run as it is written, on a campaign `arithmetic` of the tiny model.
 
-The home has what the pages speak of: two rounds, and 0002, which branches from 0000. Each call has a copy of
-it and a working folder of its own. What takes the place of a placeholder is in `_resolved`; what is not run is in
-`_NOT_RUN`, with the reason.
+The home has what the pages speak of: two rounds, and 0002, which branches from 0000. Each call has a copy
+of it and a working folder of its own. What takes the place of a placeholder is in `_resolved`; what is not
+run is in `_NOT_RUN`, with the reason.
 """
 
 import os
