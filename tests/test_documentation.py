@@ -1,7 +1,6 @@
-"""What the documentation mentions exists: files, commands, options, make targets, fields, checks."""
+"""What the documentation mentions exists: files, commands, make targets, fields, checks."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
+from pages import PAGES, ROOT, calls
 from typer.main import get_command
 
 from selfimp_dagster.campaign import campaign_schema, parse_campaign
@@ -16,32 +16,9 @@ from selfimp_dagster.cli import app
 from selfimp_dagster.definitions import defs
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-EVERYWHERE = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-
 _LINK = re.compile(r"\]\(([^)\s]+(?:\([^)\s]*\)[^)\s]*)*)\)")
 _HTML_IMAGE = re.compile(r"<img[^>]*\bsrc=\"([^\"]+)\"")
-_INLINE_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_CODE_LINE = re.compile(r"^ {4}(\S.*)$|^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FIELD_ROW = re.compile(r"^\| `([a-z_.<>]+)` \|", re.MULTILINE)
-
-
-def _commands(text: str) -> Iterator[str]:
-    """Every piece of code in a page, line by line."""
-    yield from (match[1] for match in _INLINE_CODE.finditer(text))
-    for match in _CODE_LINE.finditer(text):
-        yield from (match[1] or match[2]).splitlines()
-
-
-def _called(program: str) -> list[str]:
-    """The arguments of every call of a program in the documentation."""
-    calls = []
-    for code in _commands(EVERYWHERE):
-        match = re.match(rf"\s*(?:\S+=\S+ )*(?:\.venv/bin/)?{program} (.+)", code)
-        if match and not match[1].startswith("<"):
-            calls.append(match[1])
-    return sorted(set(calls))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -53,26 +30,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("call", _called("selfimp"))
-def test_command_exists(call: str) -> None:
-    name, *arguments = shlex.split(call, comments=True)
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    options = {option for parameter in command.params for option in parameter.opts}
-    given = [argument for argument in arguments if argument.startswith("-")]
-    assert set(given) <= options
-    values = len(given)  # every option of the command line takes a value
-    positional = sum(parameter.param_type_name == "argument" for parameter in command.params)
-    assert len(arguments) - len(given) - values <= positional
-
-
 def test_every_command_is_documented() -> None:
-    documented = {call.split()[0] for call in _called("selfimp")}
+    documented = {call.words[0] for call in calls("selfimp") if call.words}
     assert documented == set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    mentioned = {target for call in _called("make") for target in call.partition("#")[0].split()[:1]}
+    mentioned = {target for call in calls("make") for target in call.words[:1]}
     assert mentioned
     assert mentioned <= targets
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -1,0 +1,53 @@
+"""What the documentation shows as code."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+_INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_BLOCK = re.compile(r"^ {4}(\S.*)$|^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, order=True)
+class Call:
+    """A call of a program: what is set before it, and its arguments as they are written."""
+
+    environment: str
+    arguments: str
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.arguments, comments=True)
+
+    def __str__(self) -> str:
+        return f"{self.environment}{self.arguments}"
+
+
+def calls(program: str) -> list[Call]:
+    """Every different call of a program in the documentation, in the text and apart from it."""
+    pattern = re.compile(rf"\s*((?:\w+=\S+ )*)(?:\.venv/bin/)?{program}(?: +(.+))?$")
+    found = set()
+    for page in PAGES:
+        for code in _lines(page.read_text(encoding="utf-8")):
+            match = pattern.match(code)
+            if match and not (match[2] or "").startswith("<"):
+                found.add(Call(match[1], (match[2] or "").strip()))
+    return sorted(found)
+
+
+def fences(page: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: language and content."""
+    return _FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Every piece of code in a page, line by line."""
+    yield from (match[1] for match in _INLINE.finditer(text))
+    for match in _BLOCK.finditer(text):
+        yield from (match[1] or match[2]).splitlines()
