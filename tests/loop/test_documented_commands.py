@@ -22,7 +22,7 @@ from pages import ROOT, Call, calls
 from typer.main import get_command
 
 from selfimp_dagster.cli import app
-from selfimp_dagster.lineage import ask
+from selfimp_dagster.lineage.views import ask
 
 _COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 _CALLS = [call for call in calls("selfimp") if call.words]

@@ -63,7 +63,9 @@ def test_the_generated_files_and_the_command_line_have_it(extended: Path) -> Non
     assert "### `confidence_band`" in (extended / "docs/methods.md").read_text()
     assert "confidence_band" in (extended / "campaigns/campaign.schema.json").read_text()
     listed = _run(extended, "-m", "selfimp_dagster.cli", "methods")
-    assert "confidence_band: Keeps responses whose mean log-probability per token lies in [low, high]." in listed
+    assert (
+        "confidence_band: Keeps responses whose mean log-probability per token lies in [low, high]." in listed
+    )
 
 
 def test_a_campaign_runs_with_it(extended: Path, home: Home) -> None:
