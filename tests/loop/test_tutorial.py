@@ -35,7 +35,10 @@ _SHOWN = {
         "verified: kept",
         "trained on in the update sft with weight 1",
     ),
-    "selfimp compare": ("digits/0001 and digits/0002 part after digits/0000.", "recipe.acquisition.rationalized 1 0"),
+    "selfimp compare": (
+        "digits/0001 and digits/0002 part after digits/0000.",
+        "recipe.acquisition.rationalized 1 0",
+    ),
     "selfimp report digits": ("digits.html",),
     "selfimp reproduce digits/0000": ("digits/0000 is reproduced: 6 of 6 artifacts are identical.",),
     "selfimp oversight digits": ("Paused: Ann paused digits on", "The chain holds: 1 entries"),
