@@ -168,6 +168,8 @@ def test_a_documented_server_answers_and_stops(home: Home, command: list[str]) -
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Whoever runs the tests in the background has SIGINT ignored, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         assert _answers(server, f"http://127.0.0.1:{port}/server_info")
