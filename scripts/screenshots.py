@@ -48,12 +48,19 @@ class Ui:
     """The pages of one server, as a reader sees them."""
 
     def __init__(self, page: Page, address: str) -> None:
-        self.page, self.address = page, address
+        self.page, self.address, self._bare = page, address, False
+
+    def picture(self) -> bytes:
+        """What is to be seen now, with nothing half faded in and nothing under the pointer."""
+        self.page.mouse.move(0, 0)
+        return self.page.screenshot(animations="disabled")
 
     def open(self, path: str, *shown: str) -> None:
         """Opens a page and waits until each of these texts is to be seen on it."""
         self.page.goto(self.address + path)
-        self.page.get_by_text("Hide navigation").click()
+        if not self._bare:
+            self.page.get_by_text("Hide navigation").click()
+            self._bare = True  # the browser remembers it
         for text in shown:
             self.page.get_by_text(text, exact=True).first.wait_for()
 
@@ -76,49 +83,47 @@ def assets(ui: Ui) -> bytes:
     ui.open("/asset-groups")
     for asset in ASSETS:
         ui.page.get_by_role("button", name=asset).get_by_role("img", name="run_success").wait_for()
-    ui.page.get_by_role("button").filter(has=ui.page.get_by_role("img", name="panel_show")).click()
-    ui.page.get_by_placeholder("Jump to…").wait_for(state="hidden")
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 def ledger(ui: Ui) -> bytes:
     """The ledger with the tree of rounds opened."""
     ui.open("/assets/round_ledger", "reports", "round_tree")
     ui.show_picture("round_tree")
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 def selection(ui: Ui) -> bytes:
     """Why rows were dropped."""
     ui.asset("selected_subset", "arithmetic/0000", "funnel", "dropped_because")
     ui.show_picture("funnel")
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 def evaluation(ui: Ui) -> bytes:
     """A round's verdict with its links to the round before it."""
     ui.asset("eval_report", "arithmetic/0001", "verdict", "parent_round")
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 def automation(ui: Ui) -> bytes:
     """The sensors and the schedule with their switches."""
     ui.open("/automation", *AUTOMATIONS, "Standard sensor", "Scheduled At 02:00 AM UTC")
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 def report(ui: Ui) -> bytes:
     """The beginning of a campaign's report, which the ledger links."""
     ui.page.goto(ui.address + "/reports/arithmetic.html")
     ui.page.get_by_role("heading", name="In short").wait_for()
-    return ui.page.screenshot()
+    return ui.picture()
 
 
 PICTURES: dict[str, tuple[Callable[[Ui], bytes], int, int]] = {
-    "assets": (assets, 1500, 460),
+    "assets": (assets, 1700, 480),
     "ledger": (ledger, 1280, 860),
     "selection": (selection, 1280, 860),
-    "evaluation": (evaluation, 1280, 760),
+    "evaluation": (evaluation, 1560, 900),
     "automation": (automation, 1280, 420),
     "report": (report, 1100, 1000),
 }

@@ -8,6 +8,8 @@ import re
 import shlex
 import shutil
 import subprocess
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,15 @@ _NOT_RUN = {
 _SHOWN = {
     "selfimp validate digits": ("seen with 150 items", "is a valid campaign"),
     "selfimp run digits": ("digits/0000 anchor", "digits/0000 guard", "round status verdict decision"),
-    'selfimp sql "SELECT generation': ("generation   kept    samples", " SE           True "),
-    'selfimp sql "SELECT sample_id': ("What is the largest digit of",),
-    "selfimp trace": (
+    'selfimp sql "SELECT generation*': ("generation kept samples", "SE True"),
+    'selfimp sql "SELECT sample_id*': ("What is the largest digit of",),
+    "selfimp trace *": (
         "expecting '",
         "reward answer (V) = 1: equal",
         "verified: kept",
         "trained on in the update sft with weight 1",
     ),
-    "selfimp compare": (
+    "selfimp compare *": (
         "digits/0001 and digits/0002 part after digits/0000.",
         "recipe.acquisition.rationalized 1 0",
     ),
@@ -82,12 +84,12 @@ def test_the_tutorial_works(project: Path, model: Path, capfd: pytest.CaptureFix
             code = code.replace(_MODEL, f"model: {model}\n").replace(_LAYERS, "upper_layers: 1")
             (project / "campaigns/digits.yaml").write_text(code)
         else:
-            for start, phrases in _SHOWN.items():
-                for output in (output for command, output in printed.items() if command.startswith(start)):
-                    shown[start] = True
+            for (pattern, phrases), (command, output) in product(_SHOWN.items(), printed.items()):
+                if fnmatchcase(command, pattern):
+                    shown[pattern] = True
                     for phrase in phrases:
-                        assert _plain(phrase) in _plain(code), (start, "the page")
-                        assert _plain(phrase) in _plain(output), (start, output)
+                        assert phrase in _plain(code), (command, "the page")
+                        assert phrase in _plain(output), (command, output)
     assert all(shown.values()), shown
 
 
