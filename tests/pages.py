@@ -1,8 +1,10 @@
 """What the documentation shows as code."""
 
+import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _BLOCK = re.compile(r"^ {4}(\S[^\n]*)$|^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _BUILTINS = (".", "export")
+_PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # active or not
 _PROGRAM = re.compile(r"\s*(?:\w+=\S+ )*(?:\.venv/bin/)?([\w.-]+)(?: -m (\w+))?(?: |$)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -51,7 +54,7 @@ def programs() -> set[str]:
         for indented, language, fenced in _BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in [indented] if indented else fenced.splitlines() if language in ("", "sh") else []:
                 match = _PROGRAM.match(line)
-                if match and (shutil.which(match[1]) or match[1] in _BUILTINS):
+                if match and (shutil.which(match[1], path=_PROGRAMS) or match[1] in _BUILTINS):
                     found.add(f"{match[1]} -m {match[2]}" if match[2] else match[1])
     return found
 
