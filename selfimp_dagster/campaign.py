@@ -14,11 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle import acquisition, optimization, refinement, selection  # noqa: F401  registers
+from selfimp_dagster.lifecycle import (  # noqa: F401  registers
+    acquisition,
+    optimization,
+    refinement,
+    rewards,
+    selection,
+)
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
+from selfimp_dagster.lifecycle.rewards.judging import Reward
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
-from selfimp_dagster.registry import PROVIDED, Method, Stage, all_methods, find_method
+from selfimp_dagster.registry import CHAINS, PLACES, PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
 from selfimp_dagster.tasks.pools import Pools, check_disjoint, quotas
 from selfimp_dagster.tasks.suites import TaskSource
@@ -65,6 +73,12 @@ class Recipe(_Strict):
     """Which method each stage uses."""
 
     acquisition: MethodChoice
+    rewards: tuple[MethodChoice, ...] = Field(
+        default=(MethodChoice(method=ANSWER),),
+        min_length=1,
+        description="What judges the samples, in this order. Selection and optimization see these rewards "
+        "alone; the first says which refined outputs are accepted.",
+    )
     selection: tuple[MethodChoice, ...]
     optimization: MethodChoice
     refinement: MethodChoice
@@ -90,6 +104,19 @@ class Recipe(_Strict):
             raise ValueError(f"selection: {error.what}; {error.fix}") from error
         return self
 
+    @field_validator("rewards")
+    @classmethod
+    def _each_reward_once(cls, chosen: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
+        names = [choice.method for choice in chosen]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice")
+        return chosen
+
+    @property
+    def judges(self) -> list[Reward]:
+        """The rewards, ready to judge."""
+        return [Reward(*choice.resolve("reward")) for choice in self.rewards]
+
     @property
     def selection_steps(self) -> list[SelectionStep]:
         """The chain, ready to run."""
@@ -114,12 +141,14 @@ class Recipe(_Strict):
 
     def choices(self) -> list[tuple[str, Stage, MethodChoice]]:
         """Every choice with its place in the file and its stage."""
-        chain: list[tuple[str, Stage, MethodChoice]] = [
-            (f"selection.{position}", "selection", choice) for position, choice in enumerate(self.selection)
-        ]
+
+        def chain(stage: Stage, choices: tuple[MethodChoice, ...]) -> list[tuple[str, Stage, MethodChoice]]:
+            return [(f"{PLACES[stage]}.{position}", stage, choice) for position, choice in enumerate(choices)]
+
         return [
             ("acquisition", "acquisition", self.acquisition),
-            *chain,
+            *chain("reward", self.rewards),
+            *chain("selection", self.selection),
             ("optimization", "optimization", self.optimization),
             ("refinement", "refinement", self.refinement),
         ]
@@ -210,8 +239,8 @@ class Campaign(_Strict):
             raise SelfimpError(
                 _flat(error),
                 where=where,
-                fix="correct the fields named, `selection` is given whole; `selfimp methods` lists methods "
-                "and parameters",
+                fix="correct the fields named, `rewards` and `selection` are given whole; `selfimp methods` "
+                "lists methods and parameters",
             ) from error
 
     @property
@@ -303,7 +332,7 @@ def campaign_schema() -> dict[str, Any]:
     schema = Campaign.model_json_schema()
     definitions = schema["$defs"]
     del definitions["MethodChoice"]
-    choices: dict[str, list[dict[str, Any]]] = {}
+    choices: dict[Stage, list[dict[str, Any]]] = {}
     for method in all_methods():
         parameters = method.parameters.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(parameters.pop("$defs", {}))
@@ -315,7 +344,8 @@ def campaign_schema() -> dict[str, Any]:
     for stage, options in choices.items():
         definitions[stage] = {"oneOf": options}
         reference = {"$ref": f"#/$defs/{stage}"}
-        recipe[stage] = {"type": "array", "items": reference} if stage == "selection" else reference
+        listed = {"type": "array", "items": reference}
+        recipe[PLACES[stage]] = recipe[PLACES[stage]] | listed if stage in CHAINS else reference
     return schema
 
 
@@ -344,11 +374,14 @@ def changes_text(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{field}={value}" for field, value in _fields(changes))
 
 
+_LISTS = {PLACES[stage] for stage in CHAINS}
+
+
 def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _fields(value, f"{prefix}{name}.")
-        elif name == "selection":
+        elif name in _LISTS:
             yield name, " > ".join(_step(choice) for choice in value)
         else:
             yield f"{prefix}{name}", value

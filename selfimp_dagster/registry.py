@@ -8,11 +8,17 @@ from pydantic import BaseModel
 
 from selfimp_dagster.errors import SelfimpError
 
-Stage = Literal["acquisition", "selection", "optimization", "refinement"]
+Stage = Literal["acquisition", "reward", "selection", "optimization", "refinement"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
-PROVIDED = frozenset({"verifier", "logprobs"})
-"""What every task suite (a verifier) and every engine (log-probabilities) gives; a method may need more."""
+PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewards"}
+"""The field of a recipe in which each stage's methods are chosen."""
+
+CHAINS: frozenset[Stage] = frozenset({"reward", "selection"})
+"""The stages for which a recipe chooses a list of methods."""
+
+PROVIDED = frozenset({"verifier", "logprobs", "embeddings"})
+"""What every task suite (a verifier) and every engine (the others) gives; a method may need more."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -78,7 +84,7 @@ def find_method(stage: Stage, name: str) -> Method:
         known = ", ".join(sorted(n for s, n in _METHODS if s == stage)) or "none"
         raise SelfimpError(
             f"there is no {stage} method {name!r}",
-            where=f"recipe.{stage}",
+            where=f"recipe.{PLACES[stage]}",
             fix=f"choose one of: {known} (see `selfimp methods`)",
         ) from None
 

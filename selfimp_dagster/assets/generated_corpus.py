@@ -7,6 +7,7 @@ from pydantic import Field
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.presentation import lineage_links, materialized, readable_failures, table
@@ -49,7 +50,8 @@ def generated_corpus(
         key = RoundKey.parse(context.partition_key)
         artifact = generate_corpus(workbench.open(context), key, config.overrides())
     samples = artifact.table("samples", SAMPLES)
-    judged = samples.join(artifact.table("rewards", REWARDS), on="sample_id").join(
+    rewards = artifact.table("rewards", REWARDS)
+    judged = samples.join(rewards.filter(pl.col("reward") == ANSWER), on="sample_id").join(
         artifact.table("tasks", TASKS).select("task_id", "skill", "prompt", "answer"), on="task_id"
     )
     by_skill = (
@@ -67,6 +69,15 @@ def generated_corpus(
             "mean_response_tokens": samples["completion_tokens"].mean(),
             **lineage_links(workbench.artifacts, "generated_corpus", key),
             "skills": table(by_skill.sort("skill")),
+            "rewards": table(
+                rewards.group_by("reward", "kind")
+                .agg(
+                    samples=pl.len(),
+                    mean_value=pl.col("value").mean(),
+                    mean_confidence=pl.col("confidence").mean(),
+                )
+                .sort("reward")
+            ),
             "rows": table(
                 judged.sort("sample_id").select(
                     "sample_id",

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Message = dict[str, str]
 """One chat turn: `{"role": ..., "content": ...}`."""
@@ -54,6 +57,21 @@ class Engine(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_tokens: Callable[[int], None] = ...
     ) -> Iterator[list[Completion]]: ...
+
+    def logprobs(self, pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
+        """The log-probability of each token of a response after its messages, in nats, pair by pair.
+
+        The end of the turn is not among the tokens. Without messages the response is read by itself, and its
+        first token, which nothing stands before, has no entry. An empty response has an empty list.
+        """
+        ...
+
+    def embed(self, texts: Sequence[str]) -> "np.ndarray":
+        """The mean of the last layer's states over each text's tokens, at unit length: (texts, hidden).
+
+        A text without tokens has a row of zeros.
+        """
+        ...
 
     def describe(self) -> dict[str, Any]:
         """All that can change a score without the weights changing: engine, versions, dtype, batching."""

@@ -107,6 +107,58 @@ class TransformersEngine:
             shared = _common_prefix([group.tokens for group in batch])
             yield self._decode(batch, len(shared), self._prefill_prefix(shared), sampling, on_tokens)
 
+    @torch.inference_mode()
+    def logprobs(self, pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
+        """The log-probability of each token of a response after its messages, in nats, pair by pair."""
+        prompts = [self._encode(messages) if messages else () for messages, _ in pairs]
+        responses = [self._tokens(response) for _, response in pairs]
+        sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        counts = [
+            len(response) if prompt else max(0, len(response) - 1)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        found: list[list[float]] = [[] for _ in pairs]
+        for rows in _by_length([row for row, count in enumerate(counts) if count], sequences):
+            kept = max(counts[row] for row in rows) + 1
+            inputs = self._padded([sequences[row] for row in rows])
+            logits = self._model(**inputs, use_cache=False, logits_to_keep=kept).logits.float()
+            for row, after in zip(rows, logits, strict=True):
+                targets = torch.tensor(sequences[row][-counts[row] :], device=self._device)
+                before = after[-counts[row] - 1 : -1]
+                chosen = before.gather(1, targets[:, None])[:, 0] - before.logsumexp(-1)
+                found[row] = chosen.tolist()
+        return found
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """The mean of the last layer's states over each text's tokens, at unit length: (texts, hidden)."""
+        tokens = [self._tokens(text) for text in texts]
+        width = self._model.config.get_text_config(decoder=True).hidden_size
+        found = np.zeros((len(texts), width), np.float32)
+        for rows in _by_length([row for row, ids in enumerate(tokens) if ids], tokens):
+            inputs = self._padded([tokens[row] for row in rows])
+            states = self._model.get_decoder()(**inputs, use_cache=False).last_hidden_state.float()
+            for row, after in zip(rows, states, strict=True):
+                mean = after[-len(tokens[row]) :].mean(0)
+                found[row] = (mean / mean.norm()).cpu().numpy()
+        return found
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _padded(self, sequences: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        """What the model is given to read whole sequences, padded on the left."""
+        lengths = [len(sequence) for sequence in sequences]
+        width = max(lengths)
+        padding = width - torch.tensor(lengths, device=self._device)[:, None]
+        return {
+            "input_ids": torch.tensor(
+                [(0,) * (width - len(sequence)) + sequence for sequence in sequences], device=self._device
+            ),
+            "position_ids": (torch.arange(width, device=self._device)[None] - padding).clamp(min=0),
+            "attention_mask": self._causal_mask(lengths, width, 0),
+        }
+
     def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         encoded = self._tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_dict=True
@@ -374,6 +426,18 @@ def _batches(groups: list[_Group], size: int) -> Iterator[list[_Group]]:
             if room == 0:
                 yield batch
                 batch, room = [], size
+    if batch:
+        yield batch
+
+
+def _by_length(rows: list[int], sequences: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """The rows in batches of similar lengths, none with more than _PREFILL_TOKENS, padding counted."""
+    batch: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(sequences[row])):
+        if batch and (len(batch) + 1) * len(sequences[batch[0]]) > _PREFILL_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
     if batch:
         yield batch
 

@@ -212,13 +212,13 @@ class _Story:
                 skills.add(task["skill"])
                 yield _task_event(task, stage, self._rounds_with(f"{prefix}tasks"))
             for sample in self._rows(
-                f"SELECT s.*, r.reward, r.kind, r.value, r.evidence FROM {prefix}samples s "
-                f"LEFT JOIN {prefix}rewards r USING (sample_id, in_round) "
-                "WHERE s.task_id = ? ORDER BY s.in_round, sample_id, reward",
+                f"SELECT s.*, (SELECT string_agg(format('{{}} {{:g}}', reward, value), ', ' ORDER BY reward) "
+                f"FROM {prefix}rewards r WHERE (r.sample_id, r.in_round) = (s.sample_id, s.in_round)) "
+                f"AS judged FROM {prefix}samples s WHERE s.task_id = ? ORDER BY s.in_round, sample_id",
                 self._id,
             ):
                 samples.append(sample["sample_id"])
-                judged = "not judged" if sample["value"] is None else f"reward {sample['value']:g}"
+                judged = f"rewards: {sample['judged']}" if sample["judged"] else "not judged"
                 yield _event(
                     sample,
                     stage,

@@ -40,6 +40,7 @@ from selfimp_dagster.lifecycle.oversight import (
     standing_after,
 )
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage.round_tree import change
@@ -632,7 +633,7 @@ class _Round:
 
     def _corpus(self) -> CorpusFacts:
         tasks, samples = (self._table("generated_corpus", name) for name in ("tasks", "samples"))
-        rewards = self._table("generated_corpus", "rewards").filter(pl.col("reward") == "answer")
+        rewards = self._table("generated_corpus", "rewards").filter(pl.col("reward") == ANSWER)
         judged = samples.join(rewards, on="sample_id").join(
             tasks.select("task_id", "skill"), on="task_id", maintain_order="left"
         )

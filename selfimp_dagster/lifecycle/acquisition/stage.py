@@ -8,10 +8,12 @@ import polars as pl
 
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
-from selfimp_dagster.lifecycle.rewards import answer_rewards
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.rewards.judging import recorded_judgements
 from selfimp_dagster.lifecycle.sampling import DurableSampler, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
+from selfimp_dagster.records import REWARDS, SAMPLES, TASKS, derive_seed
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import draw_pool, pool_seed, tasks_frame
@@ -36,7 +38,11 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         key,
         ASSET,
         parents={"incumbent_policy": start.data_version},
-        config={"acquisition": choice.model_dump(mode="json"), "tasks": size},
+        config={
+            "acquisition": choice.model_dump(mode="json"),
+            "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
+            "tasks": size,
+        },
     )
     engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
     sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
@@ -64,8 +70,12 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         seed=policy.seed,
     )
     corpus: Corpus = method.function(context, parameters)
-    rewards = answer_rewards(corpus.tasks, corpus.samples)
+    rewards = recorded_judgements(
+        campaign.recipe.judges,
+        RewardContext(corpus.tasks, corpus.samples, REWARDS.to_frame(), derive_seed(policy.seed, "rewards")),
+    )
     alone = unaided(corpus.samples)
+    answers = rewards.filter(pl.col("reward") == ANSWER)
     draft.write_table("tasks", corpus.tasks, TASKS)
     draft.write_table("samples", corpus.samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
@@ -74,7 +84,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "tasks": corpus.tasks.height,
             "samples": corpus.samples.height,
             "helped_samples": corpus.samples.height - alone.height,
-            "pass_rate": alone.join(rewards, on="sample_id")["value"].mean(),
+            "pass_rate": alone.join(answers, on="sample_id")["value"].mean(),
             "engine": engine.describe(),
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},

@@ -15,6 +15,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import mcnemar_exact, paire
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.selection.stage import selected_rows
 from selfimp_dagster.records import EVALUATIONS, TRAINING
+from selfimp_dagster.registry import CHAINS, PLACES
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -214,14 +215,14 @@ def _trained_on(store: ArtifactStore, key: RoundKey) -> set[tuple[str, str]]:
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
     """Every parameter by its place, those that the campaign file leaves out too."""
-    told: dict[str, Any] = {"minimum_rows": recipe.minimum_rows, "selection": {}}
+    told: dict[str, Any] = {"minimum_rows": recipe.minimum_rows, "rewards": {}, "selection": {}}
     for _, stage, choice in recipe.choices():
         parameters = choice.resolve(stage)[1].model_dump(mode="json")
-        if stage == "selection":
-            name = choice.method
-            while name in told["selection"]:
+        if stage in CHAINS:
+            chain, name = told[PLACES[stage]], choice.method
+            while name in chain:
                 name += " again"
-            told["selection"][name] = parameters
+            chain[name] = parameters
         else:
             told[stage] = {"method": choice.method, **parameters}
     return told | {"order of selection": " > ".join(told["selection"])}

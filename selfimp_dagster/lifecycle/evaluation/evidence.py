@@ -7,6 +7,7 @@ from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.report import ASSET
 from selfimp_dagster.lifecycle.policy import Policy
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.records import EVALUATIONS, REWARDS, SAMPLES, SELECTION, TASKS
 from selfimp_dagster.round_key import RoundKey
@@ -55,7 +56,7 @@ def _draws(store: ArtifactStore, key: RoundKey, asset: str) -> pl.DataFrame:
     Offered samples of an earlier round are left out: only accepted ones are offered.
     """
     artifact = store.open(key, asset)
-    rewards = artifact.table("rewards", REWARDS).filter(pl.col("reward") == "answer")
+    rewards = artifact.table("rewards", REWARDS).filter(pl.col("reward") == ANSWER)
     temperature = pl.col("sampling").str.json_path_match("$.temperature").cast(pl.Float64)
     return (
         unaided(artifact.table("samples", SAMPLES))

@@ -26,7 +26,7 @@ Candidate of round `{policy.round}` of the self-improvement campaign `{campaign.
 | starting weights (sha256) | `{policy.policy_hash}` |
 | these weights (sha256) | `{facts["policy_hash"]}` |
 | skills | {", ".join(campaign.skills)} |
-| rows trained on | {facts["rows"]}, written by the model itself and verified |
+| rows trained on | {facts["rows"]}, as its `selected_subset` says |
 | final training loss | {facts["final_loss"]:.4f} |
 
 {_method("Acquisition", campaign.recipe.acquisition)}

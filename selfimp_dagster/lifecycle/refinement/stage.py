@@ -1,7 +1,7 @@
 """The stage refined_outputs: the candidate's answers with and without inference refinement."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import polars as pl
@@ -9,7 +9,9 @@ import polars as pl
 from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
-from selfimp_dagster.lifecycle.rewards import answer_rewards
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.rewards.judging import accepted, recorded_judgements
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import REFINEMENTS, REWARDS, SAMPLES, TASKS, derive_seed, frame
@@ -25,7 +27,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     """Answers unseen train tasks with the candidate, greedily and refined, and has both judged.
 
     The tasks come from the train pool and were not in the round's corpus, so that accepted answers
-    may be trained on next round. Accepted means judged right by the task's verifier.
+    may be trained on next round. Accepted means that the first reward of the recipe gives them 1.
     """
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
@@ -43,7 +45,10 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "generated_corpus": corpus.data_version,
             "checkpoint": checkpoint.data_version,
         },
-        config={"refinement": choice.model_dump(mode="json")},
+        config={
+            "refinement": choice.model_dump(mode="json"),
+            "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
+        },
     )
     candidate = checkpoint.facts["policy_hash"]
     engine = bench.engines.engine(checkpoint.folder / "model", candidate)
@@ -69,17 +74,27 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     )
     drawn, refined = method.function(context, parameters)
     samples = pl.concat([before, drawn])
-    rewards = answer_rewards(tasks, samples)
-    table = compare(tasks, before, samples, rewards, refined)
-    accepted = table.filter("accepted")
+    rewards = recorded_judgements(
+        campaign.recipe.judges,
+        RewardContext(tasks, samples, REWARDS.to_frame(), derive_seed(policy.seed, "refined rewards")),
+    )
+    table = compare(
+        tasks,
+        before,
+        samples,
+        rewards.filter(pl.col("reward") == ANSWER),
+        refined,
+        accepted(rewards, campaign.recipe.judges),
+    )
+    offered = table.filter("accepted")
     draft.write_table("tasks", tasks, TASKS)
     draft.write_table("samples", samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
     draft.write_table("refinements", table, REFINEMENTS)
-    draft.write_table("offered_tasks", tasks.join(accepted, on="task_id", how="semi"), TASKS)
+    draft.write_table("offered_tasks", tasks.join(offered, on="task_id", how="semi"), TASKS)
     draft.write_table(
         "offered_samples",
-        samples.join(accepted, left_on="sample_id", right_on="after_sample_id", how="semi"),
+        samples.join(offered, left_on="sample_id", right_on="after_sample_id", how="semi"),
         SAMPLES,
     )
     return draft.commit(
@@ -89,7 +104,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "accuracy_after": table["after_score"].mean(),
             "right_to_wrong": table.filter(pl.col("flip") == "right->wrong").height,
             "wrong_to_right": table.filter(pl.col("flip") == "wrong->right").height,
-            "accepted": accepted.height,
+            "accepted": offered.height,
             "tokens_before": table["before_tokens"].sum(),
             "tokens_after": table["after_tokens"].sum(),
             "engine": engine.describe(),
@@ -104,8 +119,13 @@ def compare(
     samples: pl.DataFrame,
     rewards: pl.DataFrame,
     refined: list[Refined],
+    accepted: Collection[str],
 ) -> pl.DataFrame:
-    """One row of records.REFINEMENTS per task: both answers, both scores, the flip and its price."""
+    """One row of records.REFINEMENTS per task: both answers, both scores, the flip and its price.
+
+    `rewards` are the verdicts of the tasks' verifiers, which measure; `accepted` the samples that the
+    recipe's own reward accepts, which may be trained on.
+    """
     scores = dict(rewards.select("sample_id", "value").iter_rows())
     responses = dict(samples.select("sample_id", "response").iter_rows())
     rows = []
@@ -128,7 +148,7 @@ def compare(
                 "agreement": after.agreement,
                 "before_tokens": greedy_tokens,
                 "after_tokens": greedy_tokens + after.tokens,
-                "accepted": after_score == 1.0,
+                "accepted": after.sample_id in accepted,
             }
         )
     return frame(rows, REFINEMENTS)

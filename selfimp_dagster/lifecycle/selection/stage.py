@@ -8,6 +8,7 @@ import polars as pl
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lifecycle.rewards.judging import visible
 from selfimp_dagster.lifecycle.selection.chain import (
     SelectionContext,
     funnel,
@@ -52,7 +53,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
-        rewards=corpus.table("rewards", REWARDS),
+        rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.judges),
         earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,

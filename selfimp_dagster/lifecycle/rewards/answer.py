@@ -1,0 +1,58 @@
+"""The reward `answer`: whether the task's verifier accepts the response."""
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.records import REWARDS, frame
+from selfimp_dagster.registry import method
+from selfimp_dagster.tasks.pools import tasks_from_frame
+from selfimp_dagster.tasks.verifiers import verify
+
+ANSWER = "answer"
+
+
+class Answer(BaseModel):
+    """Parameters of `answer`: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@method(
+    "reward",
+    ANSWER,
+    parameters=Answer,
+    section="4.3",
+    paper="arXiv:2203.14465",
+    needs=frozenset({"verifier"}),
+)
+def answer(context: RewardContext, parameters: Answer) -> pl.DataFrame:
+    """The verdict of the task's verifier on the response, from 0 to 1 (kind V).
+
+    The answers of the train pool are supervision. A recipe without this reward never learns them: its samples
+    are judged by their verifiers all the same, but only to measure (`judging.visible`).
+    """
+    return answer_rewards(context.tasks, context.samples)
+
+
+def answer_rewards(tasks: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
+    """The reward `answer` of every sample.
+
+    A verifier that raised or hung counts as a wrong answer of confidence 0, with what happened as
+    evidence.
+    """
+    by_id = {task.task_id: task for task in tasks_from_frame(tasks)}
+    rows = []
+    for id_, task, response in samples.select("sample_id", "task_id", "response").iter_rows():
+        judgement = verify(by_id[task], response)
+        rows.append(
+            {
+                "sample_id": id_,
+                "reward": ANSWER,
+                "kind": "V",
+                "value": judgement.value,
+                "confidence": 0.0 if judgement.error else 1.0,
+                "evidence": judgement.evidence,
+            }
+        )
+    return frame(rows, REWARDS)
