@@ -51,7 +51,14 @@ def refined_outputs(
             **{name: facts[name] for name in ("accuracy_before", "accuracy_after", "accepted")},
             **{
                 name: facts[name]
-                for name in ("right_to_wrong", "wrong_to_right", "tokens_before", "tokens_after")
+                for name in (
+                    "right_to_wrong",
+                    "wrong_to_right",
+                    "tokens_before",
+                    "tokens_after",
+                    "accuracy_per_1000_tokens_before",
+                    "accuracy_per_1000_tokens_after",
+                )
             },
             **lineage_links(workbench.artifacts, "refined_outputs", key),
             "flips": table(refinements.filter(pl.col("flip") != "none").sort("flip", "task_id")),

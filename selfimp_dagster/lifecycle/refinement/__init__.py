@@ -1,3 +1,17 @@
 """Inference refinement (survey section 5): better answers without changing weights."""
 
-from selfimp_dagster.lifecycle.refinement import self_consistency  # noqa: F401  registers the method
+from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the methods
+    best_of_n,
+    critic,
+    debate,
+    least_to_most,
+    mixture_of_agents,
+    plan_and_solve,
+    react,
+    reflexion,
+    self_consistency,
+    self_refine,
+    tree_of_thoughts,
+    universal_self_consistency,
+    weighted_voting,
+)

@@ -1,6 +1,6 @@
 """What a refinement method is given, and what it returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -22,12 +22,14 @@ class RefinementParameters(BaseModel):
 class RefinementContext:
     """What a method may use: tasks (records.TASKS), their plain greedy answers, and the candidate.
 
-    `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks.
+    `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks. `judge` gives
+    samples the values of the recipe's first reward, by sample id; it leaves out what it does not judge.
     """
 
     tasks: pl.DataFrame
     before: pl.DataFrame
     sample: Sample
+    judge: Callable[[pl.DataFrame], Mapping[str, float]]
     messages: Callable[[str], tuple[Message, ...]]
     max_new_tokens: int
     seed: int

@@ -11,7 +11,7 @@ from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
-from selfimp_dagster.lifecycle.rewards.judging import accepted, recorded_judgements
+from selfimp_dagster.lifecycle.rewards.judging import accepted, judge_samples, recorded_judgements
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import REFINEMENTS, REWARDS, SAMPLES, TASKS, derive_seed, frame
@@ -64,18 +64,26 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         generation="SE",
         label="answering",
     )
+    judges = campaign.recipe.judges
+    seed = derive_seed(policy.seed, ASSET)
+
+    def judge(samples: pl.DataFrame) -> dict[str, float]:
+        judged = judge_samples(judges[:1], RewardContext(tasks, samples, REWARDS.to_frame(), seed))
+        return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
+
     context = RefinementContext(
         tasks=tasks,
         before=before,
         sample=sampler.sample,
+        judge=judge,
         messages=campaign.messages,
         max_new_tokens=max_new_tokens,
-        seed=derive_seed(policy.seed, ASSET),
+        seed=seed,
     )
     drawn, refined = method.function(context, parameters)
     samples = pl.concat([before, drawn])
     rewards = recorded_judgements(
-        campaign.recipe.judges,
+        judges,
         RewardContext(tasks, samples, REWARDS.to_frame(), derive_seed(policy.seed, "refined rewards")),
     )
     table = compare(
@@ -84,7 +92,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         samples,
         rewards.filter(pl.col("reward") == ANSWER),
         refined,
-        accepted(rewards, campaign.recipe.judges),
+        accepted(rewards, judges),
     )
     offered = table.filter("accepted")
     draft.write_table("tasks", tasks, TASKS)
@@ -102,6 +110,8 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "tasks": tasks.height,
             "accuracy_before": table["before_score"].mean(),
             "accuracy_after": table["after_score"].mean(),
+            "accuracy_per_1000_tokens_before": _per_1000_tokens(table, "before"),
+            "accuracy_per_1000_tokens_after": _per_1000_tokens(table, "after"),
             "right_to_wrong": table.filter(pl.col("flip") == "right->wrong").height,
             "wrong_to_right": table.filter(pl.col("flip") == "wrong->right").height,
             "accepted": offered.height,
@@ -152,6 +162,11 @@ def compare(
             }
         )
     return frame(rows, REFINEMENTS)
+
+
+def _per_1000_tokens(table: pl.DataFrame, side: str) -> float:
+    """Right answers for a thousand tokens, before or after refinement."""
+    return 1000 * float(table[f"{side}_score"].sum()) / max(1, int(table[f"{side}_tokens"].sum()))
 
 
 def _flip(before: float, after: float) -> str:

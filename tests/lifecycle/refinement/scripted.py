@@ -1,0 +1,124 @@
+"""A policy that says what a function of the last turn tells it to say."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import polars as pl
+
+from selfimp_dagster.engines.base import Message, Sampling
+from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext
+from selfimp_dagster.lifecycle.sampling import SampleRequest
+from selfimp_dagster.records import SAMPLES, TASKS, frame
+from selfimp_dagster.registry import find_method
+
+Say = Callable[[str], str | tuple[str, float]]
+"""What to answer to the last turn of a chat, alone or with the response's mean log-probability."""
+
+
+def in_turn(*said: str | tuple[str, float]) -> Say:
+    """Says one thing after the other, whatever it is asked."""
+    waiting: Iterator[str | tuple[str, float]] = iter(said)
+    return lambda asked: next(waiting)
+
+
+class Policy:
+    """Answers by script, and notes the chats that it was asked and in which generation."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._numbers = say, count()
+        self.chats: list[tuple[Message, ...]] = []
+        self.generations: list[str] = []
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: Sampling, *, generation: str, label: str
+    ) -> pl.DataFrame:
+        assert len({(r.task_id, str(r.messages), r.seed) for r in requests}) == len(requests)
+        empty: dict[str, Any] = dict.fromkeys(SAMPLES)
+        rows = []
+        for request in requests:
+            self.chats.append(request.messages)
+            self.generations.append(generation)
+            said = self._say(request.messages[-1]["content"])
+            response, logprob = said if isinstance(said, tuple) else (said, -1.0)
+            rows.append(
+                {
+                    **empty,
+                    "sample_id": f"s{next(self._numbers)}",
+                    "task_id": request.task_id,
+                    "generation": generation,
+                    "messages": list(request.messages),
+                    "response": response,
+                    "prompt_tokens": 10,
+                    "completion_tokens": 1,
+                    "mean_logprob": logprob,
+                    "parent_sample_id": request.parent_sample_id,
+                }
+            )
+        return frame(rows, SAMPLES)
+
+
+def refine(
+    name: str,
+    policy: Policy,
+    before: Mapping[str, str],
+    values: Mapping[str, float] | None = None,
+    **parameters: Any,
+) -> tuple[dict[str, str], dict[str, Refined]]:
+    """Runs a method on numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
+
+    Returns the responses that carry the new answers, and the method's own words on them, by prompt.
+    """
+    tasks = frame(
+        (
+            {
+                **dict.fromkeys(TASKS),
+                "task_id": prompt,
+                "skill": "sums",
+                "prompt": prompt,
+                "answer": "0",
+                "verifier": "exact",
+                "parent_ids": [],
+            }
+            for prompt in before
+        ),
+        TASKS,
+    )
+    greedy = frame(
+        (
+            {
+                **dict.fromkeys(SAMPLES),
+                "sample_id": f"greedy {prompt}",
+                "task_id": prompt,
+                "response": response,
+                "generation": "SE",
+            }
+            for prompt, response in before.items()
+        ),
+        SAMPLES,
+    )
+
+    def judge(samples: pl.DataFrame) -> dict[str, float]:
+        known = values or {}
+        return {
+            id_: known[response]
+            for id_, response in samples.select("sample_id", "response").iter_rows()
+            if response in known
+        }
+
+    context = RefinementContext(
+        tasks=tasks,
+        before=greedy,
+        sample=policy.sample,
+        judge=judge,
+        messages=lambda prompt: ({"role": "user", "content": prompt},),
+        max_new_tokens=8,
+        seed=0,
+    )
+    method = find_method("refinement", name)
+    samples, refined = method.function(context, method.parameters.model_validate(parameters))
+    responses = dict(pl.concat([greedy, samples]).select("sample_id", "response").iter_rows())
+    assert [answer.task_id for answer in refined] == list(before)
+    return {answer.task_id: responses[answer.sample_id] for answer in refined}, {
+        answer.task_id: answer for answer in refined
+    }

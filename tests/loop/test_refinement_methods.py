@@ -1,0 +1,39 @@
+"""Every refinement method in a round of the tiny campaign: its stage runs, and what it says adds up."""
+
+import polars as pl
+import pytest
+from home import Home
+
+from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.refinement import stage
+from selfimp_dagster.records import REFINEMENTS, SAMPLES
+from selfimp_dagster.registry import all_methods
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact, ArtifactStore
+
+_KEY = RoundKey("tiny", 0)
+_METHODS = [method.name for method in all_methods() if method.stage == "refinement"]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory, two_rounds: Home) -> Home:
+    return two_rounds.copy_to(tmp_path_factory.mktemp("refinement") / "installation")
+
+
+@pytest.mark.parametrize("name", _METHODS)
+def test_the_stage_runs_with_the_method(copy: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_method(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
+        policy, start = read_policy(store, key)
+        changed = {"refinement": {"method": name, "tasks": 4}}
+        campaign = policy.campaign.with_recipe(changed, where="test")
+        return policy.model_copy(update={"campaign": campaign}), start
+
+    monkeypatch.setattr(stage, "read_policy", with_method)
+    artifact = stage.refine_outputs(copy.bench, _KEY, {})
+    table, samples = artifact.table("refinements", REFINEMENTS), artifact.table("samples", SAMPLES)
+    assert table.height == 4
+    assert set(table["after_sample_id"]) <= set(samples["sample_id"])
+    assert table["agreement"].is_between(0, 1).all()
+    asked = samples.with_columns(tokens=pl.col("prompt_tokens") + pl.col("completion_tokens"))
+    spent = dict(asked.group_by("task_id").agg(pl.col("tokens").sum()).iter_rows())
+    assert {row["task_id"]: row["after_tokens"] for row in table.to_dicts()} == spent
