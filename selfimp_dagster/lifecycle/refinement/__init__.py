@@ -4,9 +4,11 @@ from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the 
     best_of_n,
     critic,
     debate,
+    experience_memory,
     least_to_most,
     mixture_of_agents,
     plan_and_solve,
+    prompt_search,
     react,
     reflexion,
     self_consistency,
@@ -14,4 +16,5 @@ from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the 
     tree_of_thoughts,
     universal_self_consistency,
     weighted_voting,
+    workflow_search,
 )

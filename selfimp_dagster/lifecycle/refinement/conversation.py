@@ -1,7 +1,7 @@
 """What refinement methods share: asking the policy turn by turn, and counting votes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import polars as pl
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.lifecycle.refinement.refined import RefinementContext
 from selfimp_dagster.lifecycle.sampling import SampleRequest
-from selfimp_dagster.records import SAMPLES, derive_seed
+from selfimp_dagster.records import SAMPLES, derive_seed, frame
 from selfimp_dagster.tasks.pools import tasks_from_frame
 from selfimp_dagster.tasks.suites import Task
 from selfimp_dagster.tasks.verifiers import comparable_answer
@@ -31,11 +31,12 @@ class Turn:
 class Conversation:
     """Asks the policy for many tasks at a time, and keeps every sample that it was given.
 
-    `before` are the plain greedy answers by task.
+    `before` are the plain greedy answers by task, `practice` the tasks to try things on.
     """
 
-    def __init__(self, context: RefinementContext) -> None:
+    def __init__(self, context: RefinementContext, practice: int = 0) -> None:
         self._context = context
+        self.practice: list[Task] = tasks_from_frame(context.practice.sort("task_id").head(practice))
         self._drawn = [SAMPLES.to_frame()]
         self._tokens: Counter[str] = Counter()
         self.tasks: list[Task] = tasks_from_frame(context.tasks)
@@ -49,6 +50,27 @@ class Conversation:
     def tokens(self, task_id: str) -> int:
         """Tokens read and generated for a task so far."""
         return self._tokens[task_id]
+
+    def shared_tokens(self) -> int:
+        """What asking about the tasks to practise on cost, in equal parts for each task that is answered."""
+        answered = {task.task_id for task in self.tasks}
+        spent = sum(tokens for id_, tokens in self._tokens.items() if id_ not in answered)
+        return spent // len(self.tasks)
+
+    def practised(self, chats: Mapping[str, tuple[Message, ...]], label: str) -> float:
+        """The mean value of the recipe's first reward for greedy answers to the practice tasks, asked so.
+
+        An answer that is not judged counts as 0.
+        """
+        rows = self.ask(
+            [Turn(id_, chat) for id_, chat in chats.items()],
+            label,
+            temperature=0,
+            max_new_tokens=self._context.max_new_tokens,
+            generation="I",
+        )
+        values = self._context.judge(frame(rows, SAMPLES))
+        return sum(values.values()) / len(rows)
 
     def plain(self, task: Task) -> tuple[Message, ...]:
         """The chat that asks the task as every stage does."""

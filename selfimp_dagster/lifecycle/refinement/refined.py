@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.lifecycle.acquisition.corpus import Sample
 
+SOLVED = pl.Schema({"task_id": pl.String, "skill": pl.String, "prompt": pl.String, "response": pl.String})
+"""Tasks with an unaided response of the incumbent that the recipe's first reward accepts."""
+
 
 class RefinementParameters(BaseModel):
     """What every refinement method can be told."""
@@ -24,10 +27,14 @@ class RefinementContext:
 
     `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks. `judge` gives
     samples the values of the recipe's first reward, by sample id; it leaves out what it does not judge.
+    `practice` are other train tasks (records.TASKS), those of the round's corpus, on which a method may try
+    things before it answers; `solved` are right answers to some of them (SOLVED).
     """
 
     tasks: pl.DataFrame
     before: pl.DataFrame
+    practice: pl.DataFrame
+    solved: pl.DataFrame
     sample: Sample
     judge: Callable[[pl.DataFrame], Mapping[str, float]]
     messages: Callable[[str], tuple[Message, ...]]

@@ -8,11 +8,16 @@ import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
-from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
+from selfimp_dagster.lifecycle.refinement.refined import (
+    SOLVED,
+    Refined,
+    RefinementContext,
+    RefinementParameters,
+)
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
-from selfimp_dagster.lifecycle.rewards.judging import accepted, judge_samples, recorded_judgements
-from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
+from selfimp_dagster.lifecycle.rewards.judging import Reward, accepted, judge_samples, recorded_judgements
+from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import REFINEMENTS, REWARDS, SAMPLES, TASKS, derive_seed, frame
 from selfimp_dagster.round_key import RoundKey
@@ -65,15 +70,19 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         label="answering",
     )
     judges = campaign.recipe.judges
+    practice, solved = _practice(corpus, tasks, judges)
+    every_task = pl.concat([tasks, practice])
     seed = derive_seed(policy.seed, ASSET)
 
     def judge(samples: pl.DataFrame) -> dict[str, float]:
-        judged = judge_samples(judges[:1], RewardContext(tasks, samples, REWARDS.to_frame(), seed))
+        judged = judge_samples(judges[:1], RewardContext(every_task, samples, REWARDS.to_frame(), seed))
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
     context = RefinementContext(
         tasks=tasks,
         before=before,
+        practice=practice,
+        solved=solved,
         sample=sampler.sample,
         judge=judge,
         messages=campaign.messages,
@@ -84,7 +93,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     samples = pl.concat([before, drawn])
     rewards = recorded_judgements(
         judges,
-        RewardContext(tasks, samples, REWARDS.to_frame(), derive_seed(policy.seed, "refined rewards")),
+        RewardContext(every_task, samples, REWARDS.to_frame(), derive_seed(policy.seed, "refined rewards")),
     )
     table = compare(
         tasks,
@@ -173,6 +182,17 @@ def _flip(before: float, after: float) -> str:
     if before == after:
         return "none"
     return "wrong->right" if after > before else "right->wrong"
+
+
+def _practice(
+    corpus: Artifact, tasks: pl.DataFrame, judges: list[Reward]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The other tasks of the round's corpus, and the unaided answers to them that are accepted (SOLVED)."""
+    practice = corpus.table("tasks", TASKS).join(tasks, on="task_id", how="anti")
+    right = accepted(corpus.table("rewards", REWARDS), judges)
+    solved = unaided(corpus.table("samples", SAMPLES)).filter(pl.col("sample_id").is_in(right))
+    told = solved.sort("task_id", "sample_id").join(practice, on="task_id").select(list(SOLVED))
+    return practice, told.unique("task_id", keep="first", maintain_order=True)
 
 
 def _unseen_tasks(bench: Workbench, policy: Policy, seen: pl.DataFrame, size: int) -> pl.DataFrame:

@@ -1,13 +1,13 @@
 """A policy that says what a function of the last turn tells it to say."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 import polars as pl
 
 from selfimp_dagster.engines.base import Message, Sampling
-from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext
+from selfimp_dagster.lifecycle.refinement.refined import SOLVED, Refined, RefinementContext
 from selfimp_dagster.lifecycle.sampling import SampleRequest
 from selfimp_dagster.records import SAMPLES, TASKS, frame
 from selfimp_dagster.registry import find_method
@@ -63,27 +63,16 @@ def refine(
     policy: Policy,
     before: Mapping[str, str],
     values: Mapping[str, float] | None = None,
+    practice: Sequence[str] = (),
+    solved: Mapping[str, str] | None = None,
     **parameters: Any,
 ) -> tuple[dict[str, str], dict[str, Refined]]:
     """Runs a method on numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
 
+    `practice` are the prompts to try things on, `solved` right answers to some of them.
+
     Returns the responses that carry the new answers, and the method's own words on them, by prompt.
     """
-    tasks = frame(
-        (
-            {
-                **dict.fromkeys(TASKS),
-                "task_id": prompt,
-                "skill": "sums",
-                "prompt": prompt,
-                "answer": "0",
-                "verifier": "exact",
-                "parent_ids": [],
-            }
-            for prompt in before
-        ),
-        TASKS,
-    )
     greedy = frame(
         (
             {
@@ -107,8 +96,16 @@ def refine(
         }
 
     context = RefinementContext(
-        tasks=tasks,
+        tasks=_tasks(before),
         before=greedy,
+        practice=_tasks(practice),
+        solved=frame(
+            (
+                {"task_id": prompt, "skill": "sums", "prompt": prompt, "response": response}
+                for prompt, response in (solved or {}).items()
+            ),
+            SOLVED,
+        ),
         sample=policy.sample,
         judge=judge,
         messages=lambda prompt: ({"role": "user", "content": prompt},),
@@ -122,3 +119,21 @@ def refine(
     return {answer.task_id: responses[answer.sample_id] for answer in refined}, {
         answer.task_id: answer for answer in refined
     }
+
+
+def _tasks(prompts: Iterable[str]) -> pl.DataFrame:
+    return frame(
+        (
+            {
+                **dict.fromkeys(TASKS),
+                "task_id": prompt,
+                "skill": "sums",
+                "prompt": prompt,
+                "answer": "0",
+                "verifier": "exact",
+                "parent_ids": [],
+            }
+            for prompt in prompts
+        ),
+        TASKS,
+    )
