@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from selfimp_dagster import environments  # noqa: F401  registers
 from selfimp_dagster.engines.base import Message
+from selfimp_dagster.environments.protocol import (
+    Bounds,
+    EnvironmentKind,
+    all_environments,
+    find_environment,
+)
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     acquisition,
@@ -154,6 +161,29 @@ class Recipe(_Strict):
         ]
 
 
+class EnvironmentChoice(BaseModel):
+    """An environment by name and how many episodes of it are played, with its parameters beside them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    environment: str
+    episodes: int = Field(ge=1, description="Episodes that each arm plays in every round.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+    def resolve(self) -> tuple[EnvironmentKind, Bounds]:
+        """The environment and its validated parameters.
+
+        Raises:
+            SelfimpError: there is no such environment.
+            ValidationError: a parameter is unknown or of the wrong type.
+        """
+        kind = find_environment(self.environment)
+        return kind, kind.parameters.model_validate(self.parameters)
+
+
 class EvaluationPlan(_Strict):
     """How answers are measured. What can move a score is part of the harness fingerprint."""
 
@@ -172,6 +202,28 @@ class EvaluationPlan(_Strict):
     reworded_items: int = Field(
         default=24, ge=0, description="Anchor items that are asked in other wordings."
     )
+    environments: tuple[EnvironmentChoice, ...] = Field(
+        default=(),
+        description="Environments in which both arms play; they do not enter the promotion test.",
+    )
+
+    @model_validator(mode="after")
+    def _environments_fit(self) -> "EvaluationPlan":
+        found: list[tuple[str, Bounds]] = []
+        for place, choice in enumerate(self.environments):
+            try:
+                kind, parameters = choice.resolve()
+            except ValidationError as error:
+                raise ValueError(f"environments.{place}: {_flat(error)}") from error
+            except SelfimpError as error:
+                raise ValueError(f"environments.{place}: {error.what}; {error.fix}") from error
+            if (kind.name, parameters) in found:
+                raise ValueError(
+                    f"environments.{place}: the same as environments.{found.index((kind.name, parameters))}; "
+                    "play more episodes of one instead"
+                )
+            found.append((kind.name, parameters))
+        return self
 
 
 class Nightly(_Strict):
@@ -340,6 +392,9 @@ def campaign_schema() -> dict[str, Any]:
         parameters["required"] = ["method", *parameters.get("required", [])]
         parameters["description"] = method.summary
         choices.setdefault(method.stage, []).append(parameters)
+    del definitions["EnvironmentChoice"]
+    definitions["environment"] = {"oneOf": [_environment_schema(kind) for kind in all_environments()]}
+    definitions["EvaluationPlan"]["properties"]["environments"]["items"] = {"$ref": "#/$defs/environment"}
     recipe = definitions["Recipe"]["properties"]
     for stage, options in choices.items():
         definitions[stage] = {"oneOf": options}
@@ -347,6 +402,19 @@ def campaign_schema() -> dict[str, Any]:
         listed = {"type": "array", "items": reference}
         recipe[PLACES[stage]] = recipe[PLACES[stage]] | listed if stage in CHAINS else reference
     return schema
+
+
+def _environment_schema(kind: EnvironmentKind) -> dict[str, Any]:
+    parameters = kind.parameters.model_json_schema()
+    episodes = EnvironmentChoice.model_json_schema()["properties"]["episodes"]
+    parameters["properties"] = {
+        "environment": {"const": kind.name},
+        "episodes": episodes,
+        **parameters["properties"],
+    }
+    parameters["required"] = ["environment", "episodes"]
+    parameters["description"] = kind.summary
+    return parameters
 
 
 def _flat(error: ValidationError) -> str:

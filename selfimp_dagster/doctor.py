@@ -13,6 +13,7 @@ import psutil
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lineage.inventory import take_inventory
 from selfimp_dagster.models.embedded import embedded_gguf
+from selfimp_dagster.sandbox.machine import machine_sandbox
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
@@ -39,7 +40,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Looks at cores, memory, disk, accelerators, engines, the default model and versions."""
+    """Looks at cores, memory, disk, accelerators, engines, the default model, sandbox and versions."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("cores", True, f"{os.cpu_count()}")
     memory = psutil.virtual_memory()
@@ -49,6 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _torch()
     yield Finding("engine transformers", True, "ready")
     yield _default_model()
+    yield _sandbox()
     yield Finding(
         "campaigns",
         settings.campaigns.is_dir(),
@@ -103,6 +105,14 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         "numerics", True, f"sampling and training in {dtype} on {device}, {torch.get_num_threads()} threads"
     )
+
+
+def _sandbox() -> Finding:
+    try:
+        level = machine_sandbox().level
+    except SelfimpError as error:
+        return Finding("sandbox", False, f"{error.what}: {error.fix}")
+    return Finding("sandbox", True, f"{level}: programs that a model wrote can be run")
 
 
 def _default_model() -> Finding:

@@ -11,6 +11,7 @@ from pathlib import Path
 _PACKAGES = (
     "accelerate",
     "datasets",
+    "gymnasium",
     "math-verify",
     "numpy",
     "peft",

@@ -97,6 +97,25 @@ class LogProgress:
         bar.finish()
 
 
+class _Alive:
+    def __init__(self, outer: Bar) -> None:
+        self._outer = outer
+
+    def advance(self, amount: float = 1) -> None:
+        self._outer.advance(0)
+
+
+class Inside:
+    """Progress of stages inside another: they have no bars, but that one's shows that it is alive."""
+
+    def __init__(self, outer: Bar) -> None:
+        self._outer = outer
+
+    @contextmanager
+    def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        yield _Alive(self._outer)
+
+
 class _RateColumn(ProgressColumn):
     """The rate of the last half minute while a stage is under way, that of the whole stage at its end."""
 

@@ -148,6 +148,38 @@ REWORDINGS = pl.Schema(
     }
 )
 
+EPISODES = pl.Schema(
+    {
+        "episode_id": pl.String(),  # environment, parameters and seed: the same for both arms
+        "environment": pl.String(),
+        "parameters": pl.String(),  # JSON of all parameters of the environment
+        "seed": pl.Int64(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "turns": pl.Int64(),
+        "outcome": pl.Float64(),  # from 0 to 1; null where the environment raised
+        "process": pl.Float64(),  # mean progress of the turns, from 0 to 1; null where the environment raised
+        "ending": pl.String(),  # done, turns, invalid, tokens or error
+        "error": pl.String(),  # what the environment raised
+        "messages": MESSAGES,  # user: the environment, assistant: the policy
+        "steps": pl.List(
+            pl.Struct(
+                {
+                    "valid": pl.Boolean,  # whether the action could be understood
+                    "progress": pl.Float64,
+                    "cut_off": pl.Boolean,  # the policy did not end its answer by itself
+                    "prompt_tokens": pl.Int64,
+                    "completion_tokens": pl.Int64,
+                }
+            )
+        ),
+        "prompt_tokens": pl.Int64(),  # of all turns
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+        "reused": pl.Boolean(),  # played in an earlier round by the same weights under the same harness
+    }
+)
+
 DIMENSIONS = pl.Schema(
     {
         "dimension": pl.String(),  # accuracy, stability, growth or safety

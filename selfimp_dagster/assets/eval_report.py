@@ -5,6 +5,7 @@ from selfimp_dagster import __version__
 from selfimp_dagster.assets.checkpoint import checkpoint
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.refined_outputs import refined_outputs
+from selfimp_dagster.lifecycle.evaluation.environments import sample_episode, summarised
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_report
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
 from selfimp_dagster.lifecycle.ledger import read_line
@@ -12,6 +13,7 @@ from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import accuracy_over_rounds, cost_over_rounds, dimensions_over_rounds, scores
 from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures, table
+from selfimp_dagster.records import EPISODES
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 
@@ -35,6 +37,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         measured = dimensions_of(workbench.artifacts, policy.line)
         line = read_line(workbench.artifacts, key).to_dicts()
     verdict = report.verdict
+    episodes = artifact.table("episodes", EPISODES)
     rows = [score.model_dump() for score in report.scores]
     accuracies = {f"{score.arm}_{score.suite}": score.accuracy for score in report.scores}
     return materialized(
@@ -58,8 +61,23 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "dimensions_over_rounds": picture(
                 dimensions_over_rounds(measured.to_dicts()), "the four dimensions"
             ),
+            **_played(episodes),
             "fingerprint": report.fingerprint,
             "round_tokens": report.summary.tokens,
             "round_seconds": round(report.summary.seconds, 1),
         },
     )
+
+
+def _played(episodes: pl.DataFrame) -> dict[str, dg.MetadataValue]:
+    """The episodes by environment and arm, and one of them turn by turn."""
+    shown = sample_episode(episodes)
+    if shown is None:
+        return {}
+    speaker = {"user": shown["environment"], "assistant": shown["arm"]}
+    said = [(speaker[message["role"]], message["content"]) for message in shown["messages"]]
+    sample = pl.DataFrame(said, schema={"who": pl.String, "said": pl.String}, orient="row")
+    return {
+        "episodes": table(summarised(episodes), limit=20),
+        "sample_episode": table(sample, limit=100),
+    }

@@ -173,6 +173,47 @@ def _state(outcome: "Outcome") -> str:
 
 
 @app.command(rich_help_panel=_PANEL)
+def replay(
+    round_: Annotated[str, typer.Argument(metavar="ROUND", help="A round, for example arithmetic/0001.")],
+    episode: Annotated[
+        str | None,
+        typer.Argument(help="Only this episode, which is then told; the beginning of its id will do."),
+    ] = None,
+) -> None:
+    """Play a round's recorded episodes again, and say for each whether it is identical or where it differs.
+
+    What the policy said is taken from the record; its weights are not needed. Ends with exit code 0 if
+    everything is identical, else with 1.
+    """
+    from selfimp_dagster.lineage.replay import replay_episodes
+
+    with errors.status("Playing again"):
+        found = list(replay_episodes(ArtifactStore(settings().store), RoundKey.parse(round_), episode or ""))
+    if episode:
+        for played in found:
+            console.rule(f"{played.row['environment']} of {played.row['arm']}", align="left")
+            for message in played.row["messages"]:
+                speaker = "environment" if message["role"] == "user" else "policy"
+                console.print(f"[bold]{speaker}[/bold]\n{escape(message['content'])}\n", highlight=False)
+    print_rows(
+        ("episode", "environment", "arm", "turns", "end", "outcome", "process", "again"),
+        (
+            (
+                *(row[name] for name in ("episode_id", "environment", "arm", "turns", "ending")),
+                *("-" if row[name] is None else f"{row[name]:.3f}" for name in ("outcome", "process")),
+                escape(played.difference or "identical"),
+            )
+            for played in found
+            for row in [played.row]
+        ),
+    )
+    different = sum(played.difference is not None for played in found)
+    sentence = f"{different} of {len(found)} episodes differ" if different else "Every episode is identical"
+    console.print(f"[{'red' if different else 'green'}]{sentence}.", highlight=False)
+    raise typer.Exit(1 if different else 0)
+
+
+@app.command(rich_help_panel=_PANEL)
 def trace(
     id_: Annotated[
         str,

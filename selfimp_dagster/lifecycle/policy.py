@@ -11,6 +11,7 @@ from selfimp_dagster.campaign import Campaign, load_campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import decide
 from selfimp_dagster.lifecycle.evaluation.directives import Directive
+from selfimp_dagster.lifecycle.evaluation.environments import require_environments
 from selfimp_dagster.lifecycle.history import read_history
 from selfimp_dagster.lifecycle.oversight import read_outcome, unapproved
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -133,9 +134,11 @@ def start_from(bench: Workbench, key: RoundKey, beginning: Beginning) -> Artifac
     """Fixes what round `key` starts from, given where it begins: of now, or of an earlier start.
 
     Raises:
-        SelfimpError: its parent was altered or is not finished, or the base model cannot be read.
+        SelfimpError: its parent was altered or is not finished, the base model cannot be read, or an
+            environment of the campaign cannot be played on this machine.
     """
     parent, campaign = beginning.parent, beginning.campaign
+    require_environments(campaign)
     if parent is None:
         base = resolve_model(campaign.model, bench.models)
         policy = Policy(

@@ -1,14 +1,15 @@
 """Sampling that survives being killed: what was drawn is on disk, and is never drawn twice."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from selfimp_dagster.engines.base import Completion, Engine, Message, Request, Sampling
-from selfimp_dagster.progress import Progress
+from selfimp_dagster.progress import Bar, Inside, Progress
 from selfimp_dagster.records import SAMPLES, frame, sample_id
 from selfimp_dagster.store import write_parquet
 
@@ -65,6 +66,17 @@ class DurableSampler:
         samples = frame((present[id_] for id_ in wanted), SAMPLES)
         self.tokens += int(samples.select(pl.sum("prompt_tokens") + pl.sum("completion_tokens")).item())
         return samples
+
+    @contextmanager
+    def one_bar(self, label: str, total: float, unit: str) -> Iterator[Bar]:
+        """Within this context all that is sampled is shown in one bar, which the caller advances."""
+        outer = self._progress
+        with outer.stage(label, total, unit) as bar:
+            self._progress = Inside(bar)
+            try:
+                yield bar
+            finally:
+                self._progress = outer
 
     def _id(self, request: SampleRequest, sampling: Sampling) -> str:
         return sample_id(

@@ -32,6 +32,7 @@ ROW_IDS = {
     "offered_samples": ("sample_id",),
     "evaluations": ("suite", "item_id", "arm"),
     "rewordings": ("item_id", "wording", "arm"),
+    "episodes": ("episode_id", "arm"),
     "dimensions": ("measure", "arm"),
 }
 """What names a row of a table; the tables in the order in which a stage makes them."""

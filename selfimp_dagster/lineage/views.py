@@ -20,6 +20,7 @@ from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.records import (
     DIMENSIONS,
+    EPISODES,
     EVALUATIONS,
     REFINEMENTS,
     REWARDS,
@@ -48,6 +49,7 @@ _VIEWS = {
     ("eval_report", "items"): ("evaluation_items", TASKS),
     ("eval_report", "evaluations"): ("evaluations", EVALUATIONS),
     ("eval_report", "rewordings"): ("rewordings", REWORDINGS),
+    ("eval_report", "episodes"): ("episodes", EPISODES),
     ("eval_report", "dimensions"): ("dimensions", DIMENSIONS),
 }
 

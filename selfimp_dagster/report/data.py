@@ -18,6 +18,7 @@ from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import Decision
 from selfimp_dagster.lifecycle.evaluation.dimensions import falls
+from selfimp_dagster.lifecycle.evaluation.environments import sample_episode, summarised
 from selfimp_dagster.lifecycle.evaluation.report import (
     EvalReport,
     Score,
@@ -45,6 +46,7 @@ from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage.round_tree import change
 from selfimp_dagster.records import (
+    EPISODES,
     EVALUATIONS,
     REFINEMENTS,
     REWARDS,
@@ -321,6 +323,30 @@ class DimensionFacts:
 
 
 @dataclass(frozen=True)
+class Played:
+    """The episodes of one arm in one environment; means are over those whose environment did not raise."""
+
+    environment: str
+    arm: str
+    episodes: int
+    outcome: float | None
+    process: float | None
+    turns: float
+    invalid: float | None  # share of the turns
+    errors: int
+
+
+@dataclass(frozen=True)
+class EpisodeFacts:
+    """What the arms played, and one of the candidate's episodes: who said what. Empty: nothing was."""
+
+    played: tuple[Played, ...] = ()
+    id: str = ""
+    environment: str = ""
+    said: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class ArtifactFacts:
     """What identifies one artifact."""
 
@@ -352,6 +378,7 @@ class RoundReport:
     training: Part[TrainingFacts]
     refinement: Part[RefinementFacts]
     evaluation: Part[EvaluationFacts]
+    episodes: Part[EpisodeFacts]
     dimensions: Part[DimensionFacts]
     artifacts: tuple[ArtifactFacts | Missing, ...]
     not_made: tuple[str, ...]  # stages that the round has not reached
@@ -542,6 +569,7 @@ _SCHEMAS = {
     "refinements": REFINEMENTS,
     "items": TASKS,
     "evaluations": EVALUATIONS,
+    "episodes": EPISODES,
 }
 
 
@@ -578,6 +606,7 @@ class _Round:
             training=self._part("checkpoint", self._training),
             refinement=self._part("refined_outputs", self._refinement),
             evaluation=self._part("eval_report", self._evaluation),
+            episodes=self._part("eval_report", self._episodes),
             dimensions=self._part("eval_report", self._dimensions),
             artifacts=tuple(self._artifact(asset) for asset in STAGES if made[asset]),
             not_made=tuple(asset for asset in STAGES if not made[asset]),
@@ -859,6 +888,23 @@ class _Round:
             skills=tuple(_skill_rows(report, pairs)),
             answers=tuple(_answers(evaluations)),
             flips=self._flips(flips),
+        )
+
+    def _episodes(self) -> EpisodeFacts:
+        if not self._tables.artifact(self._key, "eval_report").has_table("episodes"):
+            return EpisodeFacts()
+        episodes = self._table("eval_report", "episodes")
+        shown = sample_episode(episodes)
+        if shown is None:
+            return EpisodeFacts()
+        speaker = {"user": shown["environment"], "assistant": shown["arm"]}
+        return EpisodeFacts(
+            played=tuple(Played(**row) for row in summarised(episodes).iter_rows(named=True)),
+            id=shown["episode_id"],
+            environment=shown["environment"],
+            said=tuple(
+                (speaker[message["role"]], self._shown(message["content"])) for message in shown["messages"]
+            ),
         )
 
     def _dimensions(self) -> DimensionFacts:

@@ -53,6 +53,8 @@ MEASURES: Mapping[str, Measure] = {
     "leakage_gap": Measure("accuracy", "share"),
     "pass_at_1": Measure("accuracy", "share"),
     "pass_at_k": Measure("accuracy", "share"),
+    "environment_outcome": Measure("accuracy", "share"),
+    "environment_process": Measure("accuracy", "share"),
     "worst_skill_change": Measure("stability", "share"),
     "worst_guard_change": Measure("stability", "share"),
     "rewording_consistency": Measure("stability", "share"),
@@ -61,6 +63,8 @@ MEASURES: Mapping[str, Measure] = {
     "gain_per_1000_seconds": Measure("growth", "share per 1,000 s"),
     "gain_per_million_tokens": Measure("growth", "share per million tokens"),
     "tokens_per_kept_sample": Measure("growth", "tokens"),
+    "environment_outcome_change": Measure("growth", "share"),
+    "environment_process_change": Measure("growth", "share"),
     "pass_at_1_change": Measure("growth", "share"),
     "pass_at_k_change": Measure("growth", "share"),
     "sharpening_only": Measure("growth", "0 or 1"),
@@ -74,6 +78,7 @@ MEASURES: Mapping[str, Measure] = {
     "verifier_error_rate": Measure("safety", "share"),
     "empty_rate": Measure("safety", "share"),
     "truncation_rate": Measure("safety", "share"),
+    "environment_error_rate": Measure("safety", "share"),
     "contamination_rate": Measure("safety", "share"),
     "alarms": Measure("safety", "alarms"),
 }
@@ -98,15 +103,17 @@ DRAWS = pl.Schema(
 class Evidence:
     """What the dimensions of a round are computed from.
 
-    `rewordings` holds the answers of both arms to reworded items (records.REWORDINGS), `earlier` the
-    evaluations (records.EVALUATIONS) of each earlier round of the line, `draws` the samples of each arm in
-    this round (DRAWS), `votes_before` what the incumbent drew when it was a candidate (DRAWS; empty for the
-    base model), `selection` the fates of the round's samples (records.SELECTION).
+    `rewordings` holds the answers of both arms to reworded items (records.REWORDINGS), `episodes` what they
+    played in environments (records.EPISODES), `earlier` the evaluations (records.EVALUATIONS) of each earlier
+    round of the line, `draws` the samples of each arm in this round (DRAWS), `votes_before` what the
+    incumbent drew when it was a candidate (DRAWS; empty for the base model), `selection` the fates of the
+    round's samples (records.SELECTION).
     """
 
     evaluations: pl.DataFrame
     items: pl.DataFrame
     rewordings: pl.DataFrame
+    episodes: pl.DataFrame
     earlier: Mapping[str, pl.DataFrame]
     draws: Mapping[str, pl.DataFrame]
     votes_before: pl.DataFrame
@@ -210,6 +217,32 @@ def _accuracy(evidence: Evidence) -> Iterator[dict[str, Any]]:
         for measure, size in (("pass_at_1", 1), ("pass_at_k", k)):
             estimate = _solved(tasks, size, evidence.skill_weights)
             yield _estimated(measure, arm, estimate, f"k = {size}; {_sampled(tasks)}.")
+    for arm in ARMS:
+        scored = _scored_episodes(evidence, arm)
+        if not scored.is_empty():
+            weights = _episode_weights(scored)
+            for score in _EPISODE_SCORES:
+                estimate = weighted_accuracy(scored[score].to_numpy(), weights)
+                yield _estimated(f"environment_{score}", arm, estimate, _by_environment(scored, score))
+
+
+_EPISODE_SCORES = ("outcome", "process")
+
+
+def _scored_episodes(evidence: Evidence, arm: str) -> pl.DataFrame:
+    """The episodes of an arm whose environment did not raise."""
+    mine = evidence.episodes.filter(pl.col("arm") == arm, pl.col("outcome").is_not_null())
+    return mine.sort("environment", "episode_id")
+
+
+def _episode_weights(episodes: pl.DataFrame) -> Vector:
+    """Every environment weighs the same, however many of its episodes were played."""
+    return item_weights(episodes["environment"].to_list(), dict.fromkeys(episodes["environment"], 1.0))
+
+
+def _by_environment(episodes: pl.DataFrame, value: str) -> str:
+    means = episodes.group_by("environment").agg(pl.col(value).mean(), pl.len()).sort("environment")
+    return ", ".join(f"{name} {mean:.3f} ({n} episodes)" for name, mean, n in means.iter_rows()) + "."
 
 
 def _by_skill(rows: pl.DataFrame) -> str:
@@ -357,6 +390,7 @@ def _growth(evidence: Evidence) -> Iterator[dict[str, Any]]:
     interval = Interval(verdict.gain_low, verdict.gain_high)
     won = f"{verdict.wins} items won, {verdict.losses} lost of {verdict.n}."
     yield _row("gain", "candidate", verdict.gain, interval, verdict.n, won)
+    yield from _episode_changes(evidence)
     yield from _sharpening(evidence)
     for arm in ARMS:
         yield from _hardest(evidence, arm)
@@ -367,6 +401,23 @@ def _growth(evidence: Evidence) -> Iterator[dict[str, Any]]:
     for arm, draws in evidence.draws.items():
         if not draws.is_empty():
             yield _entropy(arm, draws, evidence.skill_weights)
+
+
+def _episode_changes(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """The candidate minus the incumbent in the same episodes, where neither's environment raised."""
+    before, after = (_scored_episodes(evidence, arm) for arm in ARMS)
+    same = ["episode_id", "environment", "fingerprint"]
+    pairs = before.join(after, on=same, suffix="_after").sort("environment", "episode_id")
+    if pairs.is_empty():
+        return
+    weights = _episode_weights(pairs)
+    for score in _EPISODE_SCORES:
+        changed = pairs.with_columns(difference=pl.col(f"{score}_after") - pl.col(score))
+        differences = changed["difference"].to_numpy()
+        interval = paired_difference_interval(differences, weights=weights)
+        note = _by_environment(changed, "difference")
+        value = float(weights @ differences)
+        yield _row(f"environment_{score}_change", "candidate", value, interval, pairs.height, note)
 
 
 def _sharpening(evidence: Evidence) -> Iterator[dict[str, Any]]:
@@ -493,6 +544,10 @@ def _safety(evidence: Evidence) -> Iterator[dict[str, Any]]:
         ):
             raised = int(flags.list.contains(flag).sum())
             yield _share(measure, arm, raised, flags.len(), f"{raised} of {flags.len()} answers.")
+    for (arm,), rows in evidence.episodes.partition_by("arm", as_dict=True).items():
+        failed = rows.height - rows["error"].null_count()
+        note = f"{failed} of {rows.height} episodes ended because the environment raised."
+        yield _share("environment_error_rate", str(arm), failed, rows.height, note)
     judged = evidence.selection.filter(pl.col("step") == "decontamination")
     if not judged.is_empty():
         dropped = judged.filter(~pl.col("kept")).height

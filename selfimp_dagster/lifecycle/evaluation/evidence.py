@@ -20,6 +20,7 @@ def gather_evidence(
     items: pl.DataFrame,
     evaluations: pl.DataFrame,
     rewordings: pl.DataFrame,
+    episodes: pl.DataFrame,
     verdict: Verdict,
     probe: Probe,
 ) -> Evidence:
@@ -34,6 +35,7 @@ def gather_evidence(
         evaluations=evaluations,
         items=items,
         rewordings=rewordings,
+        episodes=episodes,
         earlier={
             ancestor: store.open(RoundKey.parse(ancestor), ASSET).table("evaluations", EVALUATIONS)
             for ancestor in policy.ancestors

@@ -7,6 +7,7 @@ import polars as pl
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
+from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
 from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
@@ -27,7 +28,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EPISODES, EVALUATIONS, REWORDINGS, TASKS, frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import tasks_from_frame
@@ -45,6 +46,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
+    require_environments(campaign)
     checkpoint = bench.store.open(key, "checkpoint")
     before = {asset: bench.store.open(key, asset, verify=False) for asset in _BEFORE}
     draft = bench.store.draft(
@@ -63,11 +65,12 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("items", items, TASKS)
     answered = _earlier(bench.store, policy, "evaluations", EVALUATIONS)
     answered_reworded = _earlier(bench.store, policy, "rewordings", REWORDINGS)
+    played = _earlier(bench.store, policy, "episodes", EPISODES)
     arms = {
         "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
         "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
     }
-    tables, reworded, tokens = [], [], 0
+    tables, reworded, arm_tables, tokens = [], [], [], 0
     for arm, (folder, weights) in arms.items():
         engine = bench.engines.engine(folder, weights, campaign.evaluation.dtype)
         print_ = fingerprint(harness(campaign, engine.describe()))
@@ -75,9 +78,12 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         tables.append(_answers(sampler, campaign, items, answered, arm, weights, print_))
         chosen = reworded_items(items, campaign.evaluation.reworded_items)
         reworded.append(reworded_answers(sampler, campaign, chosen, tables[-1], answered_reworded))
+        arm_tables.append(arm_episodes(sampler, campaign, arm, weights, engine.describe(), played))
         tokens += sampler.tokens
     rewordings = pl.concat(reworded)
     draft.write_table("rewordings", rewordings, REWORDINGS)
+    episodes = pl.concat(arm_tables)
+    draft.write_table("episodes", episodes, EPISODES)
     evaluations = pl.concat(tables)
     draft.write_table("evaluations", evaluations, EVALUATIONS)
     probe = probe_verifier(tasks_from_frame(items.unique("task_id")))
@@ -90,7 +96,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         _tested(bench.store, policy),
         alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
     )
-    evidence = gather_evidence(bench.store, policy, items, evaluations, rewordings, verdict, probe)
+    evidence = gather_evidence(bench.store, policy, items, evaluations, rewordings, episodes, verdict, probe)
     draft.write_table("dimensions", dimensions(evidence), DIMENSIONS)
     scores = tuple(
         Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
