@@ -63,7 +63,12 @@ def _is_mention(call: Call) -> bool:
 @pytest.fixture(scope="module")
 def _three_rounds(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Home:
     home = Home(tmp_path_factory.mktemp("arithmetic") / "installation", tiny_model)
-    home.write_campaign("arithmetic", continuation={"rounds": 8, "patience": 5})
+    lake = {"environment": "frozen_lake", "episodes": 1, "turns": 2, "max_new_tokens": 4}
+    home.write_campaign(
+        "arithmetic",
+        continuation={"rounds": 8, "patience": 5},
+        evaluation={"max_new_tokens": 4, "environments": [lake]},
+    )
     home.run("arithmetic/0000", "arithmetic/0001")
     home.run("arithmetic/0002", parent="arithmetic/0000", recipe={"acquisition": {"samples_per_task": 2}})
     return home

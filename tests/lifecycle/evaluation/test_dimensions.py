@@ -22,7 +22,7 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import (
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
-from selfimp_dagster.records import DIMENSIONS, REWORDINGS, SELECTION, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, frame
 
 MakeRows = Callable[..., pl.DataFrame]
 
@@ -57,6 +57,7 @@ def evidence(evaluations: pl.DataFrame, **changes: Any) -> Evidence:
         "evaluations": evaluations,
         "items": TASKS.to_frame(),
         "rewordings": REWORDINGS.to_frame(),
+        "episodes": EPISODES.to_frame(),
         "earlier": {},
         "draws": {"incumbent": nothing, "candidate": nothing},
         "votes_before": nothing,
