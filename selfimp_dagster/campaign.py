@@ -202,6 +202,12 @@ class EvaluationPlan(_Strict):
     reworded_items: int = Field(
         default=24, ge=0, description="Anchor items that are asked in other wordings."
     )
+    twins: int = Field(
+        default=24,
+        ge=0,
+        description="Anchor items, others each round, that are also asked as twins, with other numbers, "
+        "names, order or words: memorised items stand out.",
+    )
     environments: tuple[EnvironmentChoice, ...] = Field(
         default=(),
         description="Environments in which both arms play; they do not enter the promotion test.",

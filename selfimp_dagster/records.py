@@ -18,7 +18,7 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String}))
 TASKS = pl.Schema(
     {
         "task_id": pl.String(),
-        "pool": pl.String(),  # train, anchor, fresh or guard
+        "pool": pl.String(),  # train, anchor, fresh, guard or twin
         "skill": pl.String(),
         "suite": pl.String(),  # where the task comes from: a suite kind and its family or file
         "difficulty": pl.Float64(),
@@ -26,7 +26,7 @@ TASKS = pl.Schema(
         "answer": pl.String(),  # null where only a program can judge
         "verifier": pl.String(),
         "entry": pl.String(),  # JSON that the verifier needs beyond the answer
-        "source": pl.String(),  # generator, file, refined_outputs
+        "source": pl.String(),  # generator, file, refined_outputs, or the transformation that made a twin
         "parent_ids": pl.List(pl.String()),
         "generation_depth": pl.Int64(),  # 0: not written by a model
     }
@@ -145,6 +145,26 @@ REWORDINGS = pl.Schema(
         "completion_tokens": pl.Int64(),
         "fingerprint": pl.String(),
         "reused": pl.Boolean(),  # answered in an earlier round by the same weights under the same harness
+    }
+)
+
+TWINS = pl.Schema(
+    {
+        "twin_id": pl.String(),  # a twin of an anchor item, asked in this round only
+        "item_id": pl.String(),
+        "skill": pl.String(),
+        "transformation": pl.String(),  # what made the twin of the item
+        "prompt": pl.String(),
+        "answer": pl.String(),  # the expected one; null where only a program can judge
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "item_response": pl.String(),
+        "item_score": pl.Float64(),
+        "response": pl.String(),  # to the twin
+        "score": pl.Float64(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
     }
 )
 

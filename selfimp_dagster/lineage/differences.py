@@ -32,6 +32,7 @@ ROW_IDS = {
     "offered_samples": ("sample_id",),
     "evaluations": ("suite", "item_id", "arm"),
     "rewordings": ("item_id", "wording", "arm"),
+    "twins": ("twin_id", "arm"),
     "episodes": ("episode_id", "arm"),
     "dimensions": ("measure", "arm"),
 }

@@ -287,6 +287,16 @@ class _Story:
                 f"{asked['arm']} scored {asked['score']:g} in the wording {asked['wording']}: "
                 f"{asked['response']!r}",
             )
+        for asked in self._rows(
+            "SELECT * FROM twins WHERE item_id = ? ORDER BY in_round, arm DESC, twin_id", self._id
+        ):
+            yield _event(
+                asked,
+                EVALUATION,
+                "twin",
+                f"{asked['arm']} scored {asked['score']:g} on its twin {asked['twin_id']} "
+                f"({asked['transformation']}): {asked['response']!r}",
+            )
         for row in self._dropped_for("contamination", "item_id"):
             yield _event(
                 row,

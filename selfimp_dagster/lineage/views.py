@@ -30,6 +30,7 @@ from selfimp_dagster.records import (
     TASKS,
     TRAINING,
     TRAINING_CURVE,
+    TWINS,
 )
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore, write_error
@@ -49,6 +50,7 @@ _VIEWS = {
     ("eval_report", "items"): ("evaluation_items", TASKS),
     ("eval_report", "evaluations"): ("evaluations", EVALUATIONS),
     ("eval_report", "rewordings"): ("rewordings", REWORDINGS),
+    ("eval_report", "twins"): ("twins", TWINS),
     ("eval_report", "episodes"): ("episodes", EPISODES),
     ("eval_report", "dimensions"): ("dimensions", DIMENSIONS),
 }

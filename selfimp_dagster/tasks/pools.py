@@ -180,8 +180,8 @@ def draw_pool(
     return PoolDraw(tasks, shortfall, _skipped(sources, weights, base_folder))
 
 
-def tasks_frame(tasks: Sequence[Task], pool: Pool) -> pl.DataFrame:
-    """The tasks of one pool with the schema `records.TASKS`."""
+def tasks_frame(tasks: Sequence[Task], pool: Pool | Literal["twin"]) -> pl.DataFrame:
+    """The tasks of one pool, or twins of anchor items, with the schema `records.TASKS`."""
     return frame(
         ({**asdict(task), "parent_ids": list(task.parent_ids), "pool": pool} for task in tasks), TASKS
     )
@@ -284,7 +284,7 @@ def _overlap(one: TaskSource, other: TaskSource, base_folder: Path) -> str | Non
         if (base_folder / one.path).resolve() == (base_folder / other.path).resolve():
             return f"the rows of {one.path}"
         prompts = [
-            {prompt_key(prompt) for prompt, _ in read_rows(file, base_folder).rows} for file in (one, other)
+            {prompt_key(row.prompt) for row in read_rows(file, base_folder).rows} for file in (one, other)
         ]
     elif (
         isinstance(one, ReasoningGymSource)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.records import derive_seed, task_id
+from selfimp_dagster.records import canonical_json, derive_seed, task_id
 from selfimp_dagster.tasks import families
 
 
@@ -46,6 +46,11 @@ class FileSource(_Source):
     answer_pattern: str | None = Field(
         default=None,
         description="Regular expression whose one group is the final answer within the answer column.",
+    )
+    solution_column: str | None = Field(
+        default=None,
+        description="Column with a worked solution. Its calculator annotations (48/2 = <<48/2=24>>) let the "
+        "evaluation ask twins of an item with other numbers. It may be the answer column.",
     )
     verifier: Literal["math", "exact", "contains"] = Field(
         default="math",
@@ -104,26 +109,34 @@ class Task:
         )
 
     @classmethod
-    def from_file(cls, source: FileSource, skill: str, prompt: str, answer: str) -> "Task":
+    def from_file(cls, source: FileSource, skill: str, row: "FileRow") -> "Task":
         """The task of one row of a file."""
         return cls(
-            task_id=task_id(skill, prompt, answer),
+            task_id=task_id(skill, row.prompt, row.answer),
             skill=skill,
             suite=f"file:{source.path}",
             difficulty=source.difficulty,
-            prompt=prompt,
-            answer=answer,
+            prompt=row.prompt,
+            answer=row.answer,
             verifier=source.verifier,
-            entry=None,
+            entry=None if row.solution is None else canonical_json({"solution": row.solution}),
             source="file",
         )
 
 
+class FileRow(NamedTuple):
+    """A usable row of a file."""
+
+    prompt: str
+    answer: str
+    solution: str | None = None
+
+
 @dataclass(frozen=True)
 class FileRows:
-    """Prompts with answers of a file, and how many rows were left out for which reason."""
+    """The usable rows of a file, and how many rows were left out for which reason."""
 
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[FileRow, ...]
     skipped: Mapping[str, int]
 
 
@@ -160,8 +173,8 @@ def stream_tasks(
     else:
         rows = list(read_rows(source, base_folder).rows)
         random.Random(stream_seed).shuffle(rows)
-        for prompt, answer in rows:
-            yield Task.from_file(source, skill, prompt, answer)
+        for row in rows:
+            yield Task.from_file(source, skill, row)
 
 
 def read_rows(source: FileSource, base_folder: Path, where: str | None = None) -> FileRows:
@@ -185,15 +198,15 @@ def read_rows(source: FileSource, base_folder: Path, where: str | None = None) -
 def _read_rows(source: FileSource, path: Path, modified_ns: int, where: str) -> FileRows:
     records = _read_records(path, f"{where}.path")
     columns = {name for record in records for name in record}
-    for field in ("prompt_column", "answer_column"):
+    for field in ("prompt_column", "answer_column", "solution_column"):
         name = getattr(source, field)
-        if name not in columns:
+        if name is not None and name not in columns:
             raise SelfimpError(
                 f"{path.name} has no column {name!r}",
                 where=f"{where}.{field}",
                 fix=f"use one of: {', '.join(sorted(columns)) or '(the file has no rows)'}",
             )
-    rows: list[tuple[str, str]] = []
+    rows: list[FileRow] = []
     skipped: Counter[str] = Counter()
     for record in records:
         prompt = record.get(source.prompt_column)
@@ -203,7 +216,8 @@ def _read_rows(source: FileSource, path: Path, modified_ns: int, where: str) -> 
         elif answer is None:
             skipped["no answer" if source.answer_pattern is None else "answer_pattern does not match"] += 1
         else:
-            rows.append((prompt, answer))
+            solution = record.get(source.solution_column) if source.solution_column else None
+            rows.append(FileRow(prompt, answer, solution if isinstance(solution, str) else None))
     if not rows:
         raise SelfimpError(
             f"none of the {len(records)} rows of {path.name} is usable "

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.tasks import families
 from selfimp_dagster.tasks.suites import (
+    FileRow,
     FileSource,
     ReasoningGymSource,
     TaskSource,
@@ -151,7 +152,7 @@ def test_rows_without_a_usable_answer_are_skipped_and_counted(tmp_path: Path) ->
 
 def test_numbers_in_the_answer_column_are_answers(tmp_path: Path) -> None:
     write_jsonl(tmp_path, [{"question": "3 + 4?", "answer": 7}])
-    assert read_rows(file_source(answer_pattern=None), tmp_path).rows == (("3 + 4?", "7"),)
+    assert read_rows(file_source(answer_pattern=None), tmp_path).rows == (FileRow("3 + 4?", "7"),)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:

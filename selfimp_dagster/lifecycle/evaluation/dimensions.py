@@ -7,16 +7,17 @@ round cannot tell (pass@k where every task was sampled once) has no row: zero wo
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.rewording import consistent_items
-from selfimp_dagster.lifecycle.evaluation.scores import item_weights, suite_accuracy
+from selfimp_dagster.lifecycle.evaluation.scores import item_weights, suite_accuracy, twin_gap
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
     Interval,
@@ -36,7 +37,11 @@ from selfimp_dagster.records import DIMENSIONS, frame
 Dimension = Literal["accuracy", "stability", "growth", "safety"]
 
 ARMS = ("incumbent", "candidate")
+EMBEDDED = 128
+"""Responses of an arm that are embedded at most."""
+
 _ERROR = 0.05  # of every interval, or of all of them together where the worst of several is shown
+_EMBEDDING_DIGITS = 6  # embeddings are float32
 _SOLVED = 0.5  # accuracy above which a level of difficulty is solved
 
 
@@ -51,6 +56,7 @@ MEASURES: Mapping[str, Measure] = {
     "anchor_accuracy": Measure("accuracy", "share"),
     "fresh_accuracy": Measure("accuracy", "share"),
     "leakage_gap": Measure("accuracy", "share"),
+    "memorisation_gap": Measure("accuracy", "share"),
     "pass_at_1": Measure("accuracy", "share"),
     "pass_at_k": Measure("accuracy", "share"),
     "environment_outcome": Measure("accuracy", "share"),
@@ -58,6 +64,7 @@ MEASURES: Mapping[str, Measure] = {
     "worst_skill_change": Measure("stability", "share"),
     "worst_guard_change": Measure("stability", "share"),
     "rewording_consistency": Measure("stability", "share"),
+    "seed_deviation": Measure("stability", "share"),
     "length_ratio": Measure("stability", "ratio"),
     "gain": Measure("growth", "share"),
     "gain_per_1000_seconds": Measure("growth", "share per 1,000 s"),
@@ -72,6 +79,7 @@ MEASURES: Mapping[str, Measure] = {
     "distinct_solutions": Measure("growth", "answers per task"),
     "distinct_1": Measure("growth", "share"),
     "distinct_2": Measure("growth", "share"),
+    "embedding_spread": Measure("growth", "cosine distance"),
     "token_entropy": Measure("growth", "nats per token"),
     "verifier_precision": Measure("safety", "share"),
     "verifier_recall": Measure("safety", "share"),
@@ -100,12 +108,21 @@ DRAWS = pl.Schema(
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """Samples (DRAWS), and of each response its embedding at unit length: (samples, hidden)."""
+
+    draws: pl.DataFrame
+    vectors: npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the dimensions of a round are computed from.
 
-    `rewordings` holds the answers of both arms to reworded items (records.REWORDINGS), `episodes` what they
-    played in environments (records.EPISODES), `earlier` the evaluations (records.EVALUATIONS) of each earlier
-    round of the line, `draws` the samples of each arm in this round (DRAWS), `votes_before` what the
+    `rewordings` holds the answers of both arms to reworded items (records.REWORDINGS), `twins` those to twins
+    of items (records.TWINS), `episodes` what they played in environments (records.EPISODES), `earlier` the
+    evaluations (records.EVALUATIONS) of each earlier round of the line, `draws` the samples of each arm in
+    this round (DRAWS), `embedded` some of them as the arm's own weights embed them, `votes_before` what the
     incumbent drew when it was a candidate (DRAWS; empty for the base model), `selection` the fates of the
     round's samples (records.SELECTION).
     """
@@ -113,9 +130,11 @@ class Evidence:
     evaluations: pl.DataFrame
     items: pl.DataFrame
     rewordings: pl.DataFrame
+    twins: pl.DataFrame
     episodes: pl.DataFrame
     earlier: Mapping[str, pl.DataFrame]
     draws: Mapping[str, pl.DataFrame]
+    embedded: Mapping[str, Embedded]
     votes_before: pl.DataFrame
     selection: pl.DataFrame
     verdict: Verdict
@@ -211,6 +230,8 @@ def _accuracy(evidence: Evidence) -> Iterator[dict[str, Any]]:
             )
             gap = independent_difference_interval(anchor, fresh)
             yield _row("leakage_gap", arm, anchor.value - fresh.value, gap, anchor.n + fresh.n, note)
+    for (arm,), rows in sorted(evidence.twins.partition_by("arm", as_dict=True).items()):
+        yield _memorisation(str(arm), rows, evidence.skill_weights)
     repeated = _repeated_of_arms(evidence)
     for arm, tasks in repeated.items():
         k = min(task.n for both in repeated.values() for task in both)
@@ -243,6 +264,19 @@ def _episode_weights(episodes: pl.DataFrame) -> Vector:
 def _by_environment(episodes: pl.DataFrame, value: str) -> str:
     means = episodes.group_by("environment").agg(pl.col(value).mean(), pl.len()).sort("environment")
     return ", ".join(f"{name} {mean:.3f} ({n} episodes)" for name, mean, n in means.iter_rows()) + "."
+
+
+def _memorisation(arm: str, twins: pl.DataFrame, skill_weights: Mapping[str, float]) -> dict[str, Any]:
+    by_kind = twins.group_by("transformation").agg(
+        pl.len(), pl.col("item_score").sort().mean(), pl.col("score").sort().mean()
+    )
+    told = ", ".join(
+        f"{kind} {item:.3f} and {twin:.3f} ({n} items)"
+        for kind, n, item, twin in by_kind.sort("transformation").iter_rows()
+    )
+    return _estimated(
+        "memorisation_gap", arm, twin_gap(twins, skill_weights), f"Items and their twins: {told}."
+    )
 
 
 def _by_skill(rows: pl.DataFrame) -> str:
@@ -315,6 +349,8 @@ def _stability(evidence: Evidence) -> Iterator[dict[str, Any]]:
         alike = int(rows["consistent"].sum())
         note = f"{alike} of {rows.height} anchor items, each in {asked['wording'].n_unique()} wordings."
         yield _share("rewording_consistency", str(arm), alike, rows.height, note)
+    for arm, tasks in _repeated_of_arms(evidence).items():
+        yield _seed_deviation(arm, tasks, evidence.skill_weights)
     tested = evidence.evaluations.filter(pl.col("suite").is_in(["anchor", "fresh"])).unique(
         ["arm", "item_id"]
     )
@@ -327,6 +363,23 @@ def _stability(evidence: Evidence) -> Iterator[dict[str, Any]]:
         note = f"{after.mean():.2f} tokens an answer, {before.mean():.2f} of the incumbent."
         ratio = after.mean() / before.mean()
         yield _row("length_ratio", "candidate", ratio, Interval(max(0.0, low), high), after.size, note)
+
+
+def _seed_deviation(arm: str, tasks: Sequence[_Task], skill_weights: Mapping[str, float]) -> dict[str, Any]:
+    """The standard deviation of accuracy between single draws of all tasks, from the variance within each.
+
+    Which sample of a task is its first is arbitrary: this is the variance between the accuracies of first,
+    second, ... samples, averaged over all ways to number them.
+    """
+    shares = np.array([task.right / task.n for task in tasks])
+    drawn = np.array([task.n for task in tasks])
+    variances = shares * (1 - shares) * drawn / (drawn - 1)
+    parts = len(tasks) * _weights(tasks, skill_weights) ** 2 * variances  # their mean is the variance
+    interval = mean_interval(parts)
+    if interval is not None:
+        interval = Interval(*(sqrt(max(0.0, end)) for end in interval))
+    note = f"Of the accuracy of one response to each of {_sampled(tasks)}."
+    return _row("seed_deviation", arm, sqrt(parts.mean()), interval, len(tasks), note)
 
 
 def _worst_change(evidence: Evidence, measure: str, suite: str) -> Iterator[dict[str, Any]]:
@@ -398,6 +451,8 @@ def _growth(evidence: Evidence) -> Iterator[dict[str, Any]]:
     for arm, tasks in repeated.items():
         k = min(task.n for both in repeated.values() for task in both)
         yield from _diversity(arm, tasks, k, evidence.skill_weights)
+    for arm, embedded in evidence.embedded.items():
+        yield from _embedding_spread(arm, embedded, evidence.skill_weights)
     for arm, draws in evidence.draws.items():
         if not draws.is_empty():
             yield _entropy(arm, draws, evidence.skill_weights)
@@ -499,6 +554,40 @@ def distinct_n(responses: Sequence[Sequence[str]], n: int) -> float | None:
     """
     grams = [tuple(words[place : place + n]) for words in responses for place in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
+
+
+def responses_to_embed(draws: pl.DataFrame) -> pl.DataFrame:
+    """At most `EMBEDDED` of the draws (DRAWS) that have a text, of as many tasks as possible."""
+    place = pl.col("sample_id").rank("ordinal").over("task_id")
+    with_text = draws.filter(pl.col("response").str.strip_chars() != "")
+    return with_text.sort(place, "task_id").head(EMBEDDED)
+
+
+def _embedding_spread(
+    arm: str, embedded: Embedded, skill_weights: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    """The mean cosine distance between responses to two different tasks, with an interval by the jackknife.
+
+    A bootstrap would pair tasks with themselves. Two tasks tell nothing of how their pairs vary.
+    """
+    tasks = embedded.draws.with_row_index("row").group_by("task_id", "skill").agg("row").sort("task_id")
+    n = tasks.height
+    if n < 3:
+        return
+    means = np.array(
+        [embedded.vectors[rows].mean(axis=0, dtype=np.float64) for rows in tasks["row"].to_list()]
+    )
+    weights = item_weights(tasks["skill"].to_list(), skill_weights)
+    of_pairs = np.outer(weights, weights)
+    np.fill_diagonal(of_pairs, 0)
+    distances = of_pairs * (1 - means @ means.T)
+    value = distances.sum() / of_pairs.sum()
+    without = (distances.sum() - 2 * distances.sum(axis=1)) / (of_pairs.sum() - 2 * of_pairs.sum(axis=1))
+    interval = mean_interval(n * value - (n - 1) * without)
+    if interval is not None:
+        interval = Interval(*(round(min(2.0, max(0.0, end)), _EMBEDDING_DIGITS) for end in interval))
+    note = f"Between responses to different ones of {n} train tasks, {embedded.draws.height} responses."
+    yield _row("embedding_spread", arm, round(float(value), _EMBEDDING_DIGITS), interval, n, note)
 
 
 def _mean(

@@ -1,8 +1,11 @@
 """What the dimensions of a round are computed from, gathered from the artifacts of its line."""
 
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 import polars as pl
 
-from selfimp_dagster.lifecycle.evaluation.dimensions import DRAWS, Evidence
+from selfimp_dagster.lifecycle.evaluation.dimensions import DRAWS, Embedded, Evidence, responses_to_embed
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.report import ASSET
@@ -20,29 +23,39 @@ def gather_evidence(
     items: pl.DataFrame,
     evaluations: pl.DataFrame,
     rewordings: pl.DataFrame,
+    twins: pl.DataFrame,
     episodes: pl.DataFrame,
     verdict: Verdict,
     probe: Probe,
+    embed: Mapping[str, Callable[[Sequence[str]], np.ndarray]],
 ) -> Evidence:
     """The evidence of a round whose stages before the evaluation are in the store.
+
+    `embed` is, for each arm, how its weights embed texts.
 
     Raises:
         SelfimpError: an artifact of the line is missing or was altered.
     """
     key = RoundKey.parse(policy.round)
     before = RoundKey.parse(policy.weights_round) if policy.weights_round else None
+    draws = {
+        "incumbent": _draws(store, key, "generated_corpus"),
+        "candidate": _draws(store, key, "refined_outputs"),
+    }
+    chosen = {arm: responses_to_embed(drawn) for arm, drawn in draws.items()}
     return Evidence(
         evaluations=evaluations,
         items=items,
         rewordings=rewordings,
+        twins=twins,
         episodes=episodes,
         earlier={
             ancestor: store.open(RoundKey.parse(ancestor), ASSET).table("evaluations", EVALUATIONS)
             for ancestor in policy.ancestors
         },
-        draws={
-            "incumbent": _draws(store, key, "generated_corpus"),
-            "candidate": _draws(store, key, "refined_outputs"),
+        draws=draws,
+        embedded={
+            arm: Embedded(rows, embed[arm](rows["response"].to_list())) for arm, rows in chosen.items()
         },
         votes_before=DRAWS.to_frame() if before is None else _draws(store, before, "refined_outputs"),
         selection=store.open(key, "selected_subset").table("selection", SELECTION),

@@ -1,11 +1,20 @@
-"""The items that only evaluation reads: anchor, fresh and guard."""
+"""The items that only evaluation reads: anchor, fresh and guard, and twins of anchor items."""
 
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 
 from selfimp_dagster.campaign import Campaign
-from selfimp_dagster.tasks.pools import Pool, draw_pool, pool_seed, tasks_frame
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.evaluation.twins import twin_items
+from selfimp_dagster.records import TASKS
+from selfimp_dagster.tasks.pools import Pool, draw_pool, pool_seed, tasks_frame, tasks_from_frame
+from selfimp_dagster.tasks.suites import FileSource, read_rows
+from selfimp_dagster.tasks.verifiers import verify
+
+LEFT_OUT = pl.Schema({"skill": pl.String, "what": pl.String, "count": pl.Int64, "reason": pl.String})
+"""What of a skill could not be used, how much of it, and why."""
 
 
 def evaluation_items(campaign: Campaign, round_number: int, base_folder: Path) -> pl.DataFrame:
@@ -14,14 +23,56 @@ def evaluation_items(campaign: Campaign, round_number: int, base_folder: Path) -
 
 
 def items_until(campaign: Campaign, round_number: int, base_folder: Path) -> pl.DataFrame:
-    """Every evaluation item of the campaign up to and including a round, each once."""
-    fresh = [_items(campaign, "fresh", number, base_folder) for number in range(round_number)]
-    redrawn = campaign.pools.anchor_rounds
-    first_rounds = range(0, round_number, redrawn) if redrawn else ()
-    anchor = [_items(campaign, "anchor", number, base_folder) for number in first_rounds]
-    return pl.concat([evaluation_items(campaign, round_number, base_folder), *fresh, *anchor]).unique(
-        "task_id", maintain_order=True
-    )
+    """Every evaluation item of the campaign up to and including a round, twins too, each once."""
+    redrawn = campaign.pools.anchor_rounds or round_number + 1
+    anchors = [
+        _items(campaign, "anchor", first, base_folder) for first in range(0, round_number + 1, redrawn)
+    ]
+    guard = _items(campaign, "guard", 0, base_folder) if campaign.guard else TASKS.to_frame()
+    found = []
+    for number in range(round_number, -1, -1):
+        fresh = _items(campaign, "fresh", number, base_folder)
+        items = pl.concat([anchors[campaign.pools.anchor_set(number)], fresh, guard])
+        found += [items, twin_items(campaign, number, items)]
+    return pl.concat(found).unique("task_id", keep="first", maintain_order=True)
+
+
+def judgeable(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The items whose expected answer their verifier can read, and what was left out (LEFT_OUT).
+
+    An answer on which the verifier raises, or for which it takes too long, would make every response to the
+    item count as wrong. Items without an answer, which a program judges, stay.
+
+    Raises:
+        SelfimpError: no item is left.
+    """
+    reasons = {
+        task.task_id: f"the verifier fails on the expected answer ({judgement.evidence.partition(':')[0]})"
+        for task in tasks_from_frame(items.unique("task_id", maintain_order=True))
+        if task.answer and (judgement := verify(task, task.answer)).error
+    }
+    kept = items.filter(~pl.col("task_id").is_in(list(reasons)))
+    if kept.is_empty():
+        raise SelfimpError(
+            f"none of the {items.height} evaluation items can be judged: {next(iter(reasons.values()))}",
+            where="evaluation items",
+            fix="give the skills another verifier, or answers that theirs can read",
+        )
+    dropped = items.filter(pl.col("task_id").is_in(list(reasons)))
+    counts = Counter((item["skill"], reasons[item["task_id"]]) for item in dropped.iter_rows(named=True))
+    rows = [(skill, "items", count, reason) for (skill, reason), count in sorted(counts.items())]
+    return kept, pl.DataFrame(rows, schema=LEFT_OUT, orient="row")
+
+
+def unusable_rows(campaign: Campaign, base_folder: Path) -> pl.DataFrame:
+    """The rows of the campaign's task files that are no tasks (LEFT_OUT)."""
+    rows = [
+        (skill, f"rows of {source.path}", count, reason)
+        for skill, source in sorted({**campaign.skills, **campaign.guard}.items())
+        if isinstance(source, FileSource)
+        for reason, count in sorted(read_rows(source, base_folder).skipped.items())
+    ]
+    return pl.DataFrame(rows, schema=LEFT_OUT, orient="row")
 
 
 def shared_with_items(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:

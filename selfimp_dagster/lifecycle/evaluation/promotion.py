@@ -16,6 +16,7 @@ from selfimp_dagster.lifecycle.evaluation.scores import (
     paired_counts,
     policy_of,
     suite_accuracy,
+    twin_gap,
 )
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     CriticalWins,
@@ -76,6 +77,19 @@ class PromotionRule(BaseModel):
     )
     leakage_alpha: float = Field(
         default=0.05, gt=0, le=0.5, description="Chance of any false leakage alarm in the whole campaign."
+    )
+    memorisation_rise: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Rise of the gap between anchor items and their twins, over that of the line's first "
+        "incumbent, that raises no alarm.",
+    )
+    memorisation_alpha: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="Chance of any false memorisation alarm in the whole campaign.",
     )
     verifier_floor: float = Field(
         default=0.95,
@@ -255,6 +269,7 @@ def judge(
     round_number: int,
     line: Sequence[PastTest] = (),
     alarms: Sequence[str] = (),
+    twins: Sequence[pl.DataFrame] = (),
 ) -> Verdict:
     """The verdict on a candidate.
 
@@ -277,6 +292,7 @@ def judge(
         round_number: this round, counted from 0.
         line: the ancestors of the round, with the levels of their tests.
         alarms: hard alarms of other checks (contamination, safety, collapse), as sentences.
+        twins: the rows of records.TWINS of the line's rounds that asked any, this round's last.
 
     Raises:
         SelfimpError: the arms cannot be compared, no item is under test, or a skill has no positive weight.
@@ -311,7 +327,11 @@ def judge(
         test, p_value = "e-value", e_value_p(differences)
 
     guards = _guard_results(pairs.filter(pl.col("suite") == "guard"), rule)
-    alarms = (*alarms, *_leakage_alarm(evaluations, rule, skill_weights, plan, round_number))
+    alarms = (
+        *alarms,
+        *_leakage_alarm(evaluations, rule, skill_weights, plan, round_number),
+        *_memorisation_alarm(twins, rule, skill_weights, plan, round_number),
+    )
     obstacles: list[str] = []
     if policy_of(evaluations, "incumbent") == policy_of(evaluations, "candidate"):
         obstacles.append("the candidate has the same weights as the incumbent.")
@@ -411,6 +431,40 @@ def _leakage_alarm(
         f"the candidate scores {known.value:.2f} on the anchor suite and {new.value:.2f} on fresh items of "
         f"the same skills (difference {known.value - new.value:.2f}, interval {gap.low:.2f} to "
         f"{gap.high:.2f}): anchor items may have leaked into its training.",
+    )
+
+
+def _memorisation_alarm(
+    twins: Sequence[pl.DataFrame],
+    rule: PromotionRule,
+    skill_weights: Mapping[str, float],
+    plan: Continuation,
+    round_number: int,
+) -> tuple[str, ...]:
+    """An alarm if the candidate loses more by the transformation of items than the line's first incumbent.
+
+    That one may have known items before the campaign, and twins may be harder than items: neither is a rise.
+    """
+    if not twins or twins[-1].is_empty():
+        return ()
+    now = twins[-1].filter(pl.col("arm") == "candidate")
+    comparable = (table for table in twins if table["fingerprint"].is_in(now["fingerprint"].implode()).any())
+    before = next(comparable).filter(pl.col("arm") == "incumbent")
+    shared = sorted(set(now["skill"]) & set(before["skill"]))
+    if not shared:
+        return ()
+    confidence = 1 - 2 * rule.memorisation_alpha * _share_of_alarms(plan, round_number)
+    after, first = (
+        twin_gap(rows.filter(pl.col("skill").is_in(shared)), skill_weights, confidence)
+        for rows in (now, before)
+    )
+    rise = independent_difference_interval(after, first)
+    if rise.low <= rule.memorisation_rise:
+        return ()
+    return (
+        f"the candidate scores {after.value:.2f} higher on {after.n} anchor items than on their twins, the "
+        f"first incumbent of the line {first.value:+.2f} (rise {after.value - first.value:.2f}, interval "
+        f"{rise.low:.2f} to {rise.high:.2f}): it may have memorised items.",
     )
 
 

@@ -7,7 +7,13 @@ import numpy as np
 import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.statistics import Estimate, Vector, weighted_accuracy, wilson
+from selfimp_dagster.lifecycle.evaluation.statistics import (
+    Estimate,
+    Vector,
+    paired_difference_interval,
+    weighted_accuracy,
+    wilson,
+)
 from selfimp_dagster.records import EVALUATIONS, check_schema
 
 _WHERE = "evaluations"
@@ -144,6 +150,19 @@ def pair_arms(evaluations: pl.DataFrame, before: str = "incumbent", after: str =
             "answers of another harness must not be reused",
         )
     return pairs.rename({"score": "before", "score_after": "after"}).select(list(PAIRS)).sort(_ITEM)
+
+
+def twin_gap(twins: pl.DataFrame, skill_weights: Mapping[str, float], confidence: float = 0.95) -> Estimate:
+    """Accuracy of one arm on items minus that on their twins (records.TWINS), on the campaign's mix.
+
+    Raises:
+        SelfimpError: a skill has no positive weight.
+    """
+    rows = twins.sort("twin_id")
+    weights = item_weights(rows["skill"].to_list(), skill_weights)
+    differences = (rows["item_score"] - rows["score"]).to_numpy()
+    low, high = paired_difference_interval(differences, confidence, weights)
+    return Estimate(float(differences @ weights), low, high, rows.height)
 
 
 def paired_counts(pairs: pl.DataFrame) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
 from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
-from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+from selfimp_dagster.lifecycle.evaluation.items import evaluation_items, judgeable, unusable_rows
 from selfimp_dagster.lifecycle.evaluation.probe import probe_verifier, verifier_alarm
 from selfimp_dagster.lifecycle.evaluation.promotion import judge
 from selfimp_dagster.lifecycle.evaluation.report import (
@@ -25,10 +25,11 @@ from selfimp_dagster.lifecycle.evaluation.report import (
 from selfimp_dagster.lifecycle.evaluation.rewording import reworded_answers, reworded_items
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
 from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
+from selfimp_dagster.lifecycle.evaluation.twins import twin_answers, twin_items
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import DIMENSIONS, EPISODES, EVALUATIONS, REWORDINGS, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EPISODES, EVALUATIONS, REWORDINGS, TASKS, TWINS, frame
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import tasks_from_frame
@@ -61,16 +62,20 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
             "promotion": campaign.promotion.model_dump(mode="json"),
         },
     )
-    items = evaluation_items(campaign, key.number, bench.campaigns)
+    drawn = evaluation_items(campaign, key.number, bench.campaigns)
+    items, unjudgeable = judgeable(drawn)
+    left_out = pl.concat([unusable_rows(campaign, bench.campaigns), unjudgeable])
+    twins = twin_items(campaign, key.number, drawn)
+    twins = twins.filter(pl.col("parent_ids").list.first().is_in(items["task_id"].implode()))
     draft.write_table("items", items, TASKS)
-    answered = _earlier(bench.store, policy, "evaluations", EVALUATIONS)
-    answered_reworded = _earlier(bench.store, policy, "rewordings", REWORDINGS)
-    played = _earlier(bench.store, policy, "episodes", EPISODES)
+    answered = pl.concat(_earlier(bench.store, policy, "evaluations", EVALUATIONS))
+    answered_reworded = pl.concat(_earlier(bench.store, policy, "rewordings", REWORDINGS))
+    played = pl.concat(_earlier(bench.store, policy, "episodes", EPISODES))
     arms = {
         "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
         "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
     }
-    tables, reworded, arm_tables, tokens = [], [], [], 0
+    tables, reworded, asked_twins, arm_tables, tokens = [], [], [], [], 0
     for arm, (folder, weights) in arms.items():
         engine = bench.engines.engine(folder, weights, campaign.evaluation.dtype)
         print_ = fingerprint(harness(campaign, engine.describe()))
@@ -78,15 +83,18 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         tables.append(_answers(sampler, campaign, items, answered, arm, weights, print_))
         chosen = reworded_items(items, campaign.evaluation.reworded_items)
         reworded.append(reworded_answers(sampler, campaign, chosen, tables[-1], answered_reworded))
+        asked_twins.append(twin_answers(sampler, campaign, twins, tables[-1]))
         arm_tables.append(arm_episodes(sampler, campaign, arm, weights, engine.describe(), played))
         tokens += sampler.tokens
     rewordings = pl.concat(reworded)
     draft.write_table("rewordings", rewordings, REWORDINGS)
+    answered_twins = pl.concat(asked_twins)
+    draft.write_table("twins", answered_twins, TWINS)
     episodes = pl.concat(arm_tables)
     draft.write_table("episodes", episodes, EPISODES)
     evaluations = pl.concat(tables)
     draft.write_table("evaluations", evaluations, EVALUATIONS)
-    probe = probe_verifier(tasks_from_frame(items.unique("task_id")))
+    probe = probe_verifier(tasks_from_frame(drawn.unique("task_id")))
     verdict = judge(
         evaluations,
         campaign.promotion,
@@ -95,8 +103,23 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         key.number,
         _tested(bench.store, policy),
         alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
+        twins=[*_earlier(bench.store, policy, "twins", TWINS), answered_twins],
     )
-    evidence = gather_evidence(bench.store, policy, items, evaluations, rewordings, episodes, verdict, probe)
+    evidence = gather_evidence(
+        bench.store,
+        policy,
+        items,
+        evaluations,
+        rewordings,
+        answered_twins,
+        episodes,
+        verdict,
+        probe,
+        embed={
+            arm: bench.engines.engine(folder, weights, campaign.evaluation.dtype).embed
+            for arm, (folder, weights) in arms.items()
+        },
+    )
     draft.write_table("dimensions", dimensions(evidence), DIMENSIONS)
     scores = tuple(
         Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
@@ -134,6 +157,8 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
             "promoted": verdict.promoted,
             "fingerprint": report.fingerprint,
             "policy_hash": arms[in_force][1],
+            "left_out": left_out.to_dicts(),
+            "twins": dict(twins.group_by("source").len().sort("source").iter_rows()),
         },
         measurements={
             **costs[ASSET].model_dump(),
@@ -195,12 +220,16 @@ def _answers(
     return frame(rows, EVALUATIONS)
 
 
-def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema) -> pl.DataFrame:
-    """A table of all earlier reports of the line; reports of a version that did not have it are left out."""
+def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema) -> list[pl.DataFrame]:
+    """A table of each earlier report of the line, an empty one first.
+
+    Reports of a version that did not have it are left out.
+    """
     reports = (store.open(RoundKey.parse(ancestor), ASSET) for ancestor in policy.ancestors)
-    return pl.concat(
-        [schema.to_frame(), *(report.table(table, schema) for report in reports if report.has_table(table))]
-    )
+    return [
+        schema.to_frame(),
+        *(report.table(table, schema) for report in reports if report.has_table(table)),
+    ]
 
 
 def _tested(store: ArtifactStore, policy: Policy) -> list[PastTest]:

@@ -22,7 +22,7 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import (
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
-from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, TWINS, frame
 
 MakeRows = Callable[..., pl.DataFrame]
 
@@ -57,9 +57,11 @@ def evidence(evaluations: pl.DataFrame, **changes: Any) -> Evidence:
         "evaluations": evaluations,
         "items": TASKS.to_frame(),
         "rewordings": REWORDINGS.to_frame(),
+        "twins": TWINS.to_frame(),
         "episodes": EPISODES.to_frame(),
         "earlier": {},
         "draws": {"incumbent": nothing, "candidate": nothing},
+        "embedded": {},
         "votes_before": nothing,
         "selection": SELECTION.to_frame(),
         "verdict": judge(evaluations, PromotionRule(), MIX, Continuation(rounds=4), 0),
