@@ -295,12 +295,26 @@ def _short(text: str) -> str:
 
 
 _PANELS = {
-    "accuracy": ("anchor_accuracy", "fresh_accuracy", "pass_at_1", "pass_at_k", "environment_outcome"),
-    "stability": ("worst_skill_change", "worst_guard_change", "rewording_consistency"),
-    "growth": ("gain", "pass_at_1_change", "pass_at_k_change", "distinct_1", "environment_outcome_change"),
+    "accuracy": (
+        "anchor_accuracy",
+        "fresh_accuracy",
+        "pass_at_1",
+        "pass_at_k",
+        "memorisation_gap",
+        "environment_outcome",
+    ),
+    "stability": ("worst_skill_change", "worst_guard_change", "rewording_consistency", "seed_deviation"),
+    "growth": (
+        "gain",
+        "pass_at_1_change",
+        "pass_at_k_change",
+        "distinct_1",
+        "embedding_spread",
+        "environment_outcome_change",
+    ),
     "safety": ("verifier_precision", "verifier_recall", "truncation_rate", "contamination_rate"),
 }
-"""The measures of each dimension that are shares, or differences of shares, and so fit on one axis."""
+"""The measures of each dimension that lie between -1 and 1, most of them shares, and so fit on one axis."""
 
 
 def dimensions_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -6,6 +6,7 @@ from selfimp_dagster.assets.checkpoint import checkpoint
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.refined_outputs import refined_outputs
 from selfimp_dagster.lifecycle.evaluation.environments import sample_episode, summarised
+from selfimp_dagster.lifecycle.evaluation.items import LEFT_OUT
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_report
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
 from selfimp_dagster.lifecycle.ledger import read_line
@@ -13,9 +14,18 @@ from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import accuracy_over_rounds, cost_over_rounds, dimensions_over_rounds, scores
 from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures, table
-from selfimp_dagster.records import EPISODES
+from selfimp_dagster.records import EPISODES, TWINS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
+
+
+def _twins(twins: pl.DataFrame) -> pl.DataFrame:
+    """The candidate's answers, those first that the transformation of the item changed for the worse."""
+    return (
+        twins.filter(pl.col("arm") == "candidate")
+        .sort(pl.col("score") - pl.col("item_score"), "twin_id")
+        .select("transformation", "skill", "prompt", "answer", "response", "score", "item_response", "item_score")
+    )
 
 
 @dg.asset(
@@ -57,6 +67,8 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "cost_over_line": picture(cost_over_rounds(line), "cost of the line up to here"),
             "suites": table(pl.DataFrame(rows), limit=20),
             "skills": table(pl.DataFrame([skill.model_dump() for skill in report.skills]), limit=50),
+            "twins": table(_twins(artifact.table("twins", TWINS)), limit=50),
+            "left_out": table(pl.DataFrame(artifact.facts["left_out"], schema=LEFT_OUT), limit=50),
             "dimensions": table(measured.filter(pl.col("round") == str(key)).drop("round"), limit=100),
             "dimensions_over_rounds": picture(
                 dimensions_over_rounds(measured.to_dicts()), "the four dimensions"

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 from rich.markup import escape
 
@@ -40,16 +41,21 @@ def validate(
     file: Annotated[Path, typer.Argument(help="A campaign file, or the name of a campaign.")],
 ) -> None:
     """Check a campaign file: fields, methods, task sources, pools, and the power of its test."""
-    from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+    from selfimp_dagster.lifecycle.evaluation.items import evaluation_items, unusable_rows
+    from selfimp_dagster.lifecycle.evaluation.twins import twin_items
 
     path = file if file.suffix or file.exists() else settings().campaigns / f"{file}{SUFFIX}"
     campaign = load_campaign(path)
     items = evaluation_items(campaign, 0, path.parent)
+    asked = pl.concat([items, twin_items(campaign, 0, items)])
     print_rows(
         ("pool", "skill", "items"),
-        items.group_by("pool", "skill").len().sort("pool", "skill").iter_rows(),
+        asked.group_by("pool", "skill").len().sort("pool", "skill").iter_rows(),
         title=f"{campaign.name}: evaluation items of round 0000",
     )
+    unusable = unusable_rows(campaign, path.parent)
+    if not unusable.is_empty():
+        print_rows(unusable.columns, unusable.iter_rows(), title="Left out of the task files")
     _print_power(campaign)
     console.print(f"[green]{path} is a valid campaign.")
 

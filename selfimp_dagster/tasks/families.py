@@ -54,7 +54,7 @@ def family_config(family: str, parameters: Mapping[str, Any], where: str, **chos
                 fix=f"use one of: {', '.join(known)}",
             )
     try:
-        config = TypeAdapter(config_class).validate_python({**parameters, **chosen})
+        config = _adapter(config_class).validate_python({**parameters, **chosen})
         if hasattr(config, "validate"):
             config.validate()
     except ValidationError as error:
@@ -161,6 +161,11 @@ def is_graded(family: str) -> bool:
 
     dataset_class = _registered(family, family)[0]
     return bool(dataset_class.score_answer is not ProceduralDataset.score_answer)
+
+
+@lru_cache(maxsize=64)
+def _adapter(config_class: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(config_class)
 
 
 @lru_cache(maxsize=64)

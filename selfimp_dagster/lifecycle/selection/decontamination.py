@@ -12,7 +12,8 @@ row is contaminated when one of its texts (the prompt, any message, the response
    share of the skill's items. A story with other numbers is another problem, and an n-gram of
    template and one number says nothing about which problem it is.
 
-Frequencies are counted over the distinct evaluation items of a skill. Where a skill has one item
+Frequencies are counted over the distinct evaluation items of a skill, an item with its twins as one: what
+it shares with them alone is still its own. Where a skill has one item
 nothing tells its own words from a template, and the second rule errs on dropping.
 """
 
@@ -100,13 +101,17 @@ def decontamination(
 
 
 def _items(evaluation_items: pl.DataFrame) -> pl.DataFrame:
-    """The distinct evaluation prompts of each skill: item, item_id, skill, tokens, line."""
+    """The distinct evaluation prompts of each skill: item, item_id, skill, tokens, line, origin.
+
+    `origin` is the id of the item itself, or of the one that it is a twin of.
+    """
+    origin = pl.coalesce(pl.col("parent_ids").list.first(), "task_id")
     return (
-        evaluation_items.select("skill", "task_id", tokens(pl.col("prompt")).alias("tokens"))
+        evaluation_items.select("skill", "task_id", tokens(pl.col("prompt")).alias("tokens"), origin=origin)
         .filter(pl.col("tokens").list.len() > 0)
         .with_columns(pl.col("tokens").list.join(" ").alias("line"))
         .group_by("skill", "line")
-        .agg(pl.col("task_id").min().alias("item_id"), pl.col("tokens").first())
+        .agg(pl.col("task_id").min().alias("item_id"), pl.col("origin").min(), pl.col("tokens").first())
         .sort("item_id")
         .with_row_index("item")
     )
@@ -152,15 +157,15 @@ def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFra
     contains its anchor, and little else does.
     """
     items_with_token = (
-        items.select("skill", pl.col("tokens").list.unique())
+        items.select("skill", "origin", pl.col("tokens").list.unique())
         .explode("tokens")
         .group_by("skill", "tokens")
-        .agg(pl.len().alias("items_with_token"))
+        .agg(pl.col("origin").n_unique().alias("items_with_token"))
     )
     common = pl.max_horizontal(1, template_share * pl.col("items_of_skill"))
     uncommon = (
         items.with_columns(
-            pl.len().over("skill").alias("items_of_skill"),
+            pl.col("origin").n_unique().over("skill").alias("items_of_skill"),
             pl.int_ranges(pl.col("tokens").list.len()).alias("start"),
         )
         .explode("tokens", "start")
@@ -174,9 +179,9 @@ def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFra
         _ngrams(items, "item", size)
         .unique(["item", "hash"], keep="first", maintain_order=True)
         .join(uncommon, on=["item", "start"])
-        .join(items.select("item", "skill", "line", "tokens"), on="item")
+        .join(items.select("item", "skill", "line", "tokens", "origin"), on="item")
         .with_columns(
-            pl.len().over("skill", "hash").alias("items_of_skill_with"),
+            pl.col("origin").n_unique().over("skill", "hash").alias("items_of_skill_with"),
             pl.len().over("hash").alias("items_with"),
             pl.len().over("item").alias("ngrams_of_item"),
         )

@@ -45,7 +45,9 @@ _REFERS_BACK = re.compile(
 )
 """What in the sentence behind exchanged ones may stand for something in the last of them."""
 _QUANTITY = re.compile(r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twice|half|dozen)\b", re.I)
-_ENDS_IN_A_NUMBER = re.compile(r"(?:\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten))[.!]$", re.I)
+_ENDS_IN_A_NUMBER = re.compile(
+    r"(?:(?<![$£€\d.,])\d[\d.,]*|\b(?:one|two|three|four|five|six|seven|eight|nine|ten))[.!]$", re.I
+)
 
 
 def reordered(task: Task, seed: int) -> Task | None:

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+import polars as pl
 import pytest
 
 SUM = "What is {} + {}? Answer with only the final answer."
@@ -69,6 +71,17 @@ def test_an_item_quoted_verbatim_is_found_wherever_it_is(corpus, judge, item, qu
     assert not fate["kept"]
     assert evidence(fate)["rule"] == "whole item"
     assert evidence(fate)["found_in"] == field
+
+
+def test_what_an_item_shares_with_its_twin_alone_is_still_its_own(corpus, judge):
+    half = CLIPS.partition(",")[0] + " of the year, not 2 of them."
+    twin = ("twin", CLIPS.replace("48", "60"))
+    context = corpus([("a", half, "no"), ("b", half.replace("48", "60"), "no")], items=[*STORIES, twin])
+    assert all(fate["kept"] for fate in judge("decontamination", context).values()), "as two items"
+    parents = pl.when(pl.col("task_id") == "twin").then(pl.lit(["clips"])).otherwise("parent_ids")
+    items = context.evaluation_items.with_columns(parent_ids=parents)
+    fates = judge("decontamination", replace(context, evaluation_items=items))
+    assert {evidence(fate)["item_id"] for fate in fates.values()} == {"clips", "twin"}
 
 
 @pytest.mark.parametrize(
