@@ -24,7 +24,7 @@ def _twins(twins: pl.DataFrame) -> pl.DataFrame:
     return (
         twins.filter(pl.col("arm") == "candidate")
         .sort(pl.col("score") - pl.col("item_score"), "twin_id")
-        .select("transformation", "skill", "prompt", "answer", "response", "score", "item_response", "item_score")
+        .select("transformation", "skill", "prompt", "answer", "response", "score", "item_id", "item_score")
     )
 
 

@@ -176,7 +176,8 @@ def test_persons_get_other_names_of_their_gender() -> None:
         assert match is not None, twin.prompt
         he, she, *others = match.groups()
         assert others == [he, she, she]
-        assert he in MALE and she in FEMALE
+        assert he in MALE
+        assert she in FEMALE
         assert not {he, she} & {"James", "Emily"}
         assert twin.answer == "3"
     assert renamed(task, 1) == renamed(task, 1)

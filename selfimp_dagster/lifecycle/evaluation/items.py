@@ -38,30 +38,31 @@ def items_until(campaign: Campaign, round_number: int, base_folder: Path) -> pl.
 
 
 def judgeable(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The items whose expected answer their verifier can read, and what was left out (LEFT_OUT).
+    """The items whose verifier accepts their own expected answer, and what was left out (LEFT_OUT).
 
-    An answer on which the verifier raises, or for which it takes too long, would make every response to the
-    item count as wrong. Items without an answer, which a program judges, stay.
+    Of the others every answer would count as wrong. Items without an expected answer, which a program judges,
+    stay. That the verifier is sound with most of them is for the gold probe to say.
 
     Raises:
         SelfimpError: no item is left.
     """
-    reasons = {
-        task.task_id: f"the verifier fails on the expected answer ({judgement.evidence.partition(':')[0]})"
-        for task in tasks_from_frame(items.unique("task_id", maintain_order=True))
-        if task.answer and (judgement := verify(task, task.answer)).error
-    }
-    kept = items.filter(~pl.col("task_id").is_in(list(reasons)))
-    if kept.is_empty():
+    reasons: dict[str, str] = {}
+    for task in tasks_from_frame(items):
+        judgement = verify(task, task.answer) if task.answer else None
+        if judgement is not None and judgement.value < 1:
+            does = "fails on" if judgement.error else "refuses"
+            reasons[task.task_id] = f"the verifier {does} the expected answer"
+    unusable = items["task_id"].is_in(list(reasons))
+    if unusable.all():
         raise SelfimpError(
             f"none of the {items.height} evaluation items can be judged: {next(iter(reasons.values()))}",
             where="evaluation items",
             fix="give the skills another verifier, or answers that theirs can read",
         )
-    dropped = items.filter(pl.col("task_id").is_in(list(reasons)))
-    counts = Counter((item["skill"], reasons[item["task_id"]]) for item in dropped.iter_rows(named=True))
+    dropped = items.filter(unusable).select("skill", "task_id").rows()
+    counts = Counter((skill, reasons[id_]) for skill, id_ in dropped)
     rows = [(skill, "items", count, reason) for (skill, reason), count in sorted(counts.items())]
-    return kept, pl.DataFrame(rows, schema=LEFT_OUT, orient="row")
+    return items.filter(~unusable), pl.DataFrame(rows, schema=LEFT_OUT, orient="row")
 
 
 def unusable_rows(campaign: Campaign, base_folder: Path) -> pl.DataFrame:

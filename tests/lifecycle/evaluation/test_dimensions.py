@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.dimensions import (
     DRAWS,
+    EMBEDDED,
     MEASURES,
+    Embedded,
     Evidence,
     cost_dimensions,
     dimensions,
     distinct_n,
     falls,
+    responses_to_embed,
 )
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
@@ -243,6 +247,106 @@ def test_consistency_is_the_share_of_items_answered_alike(make_rows: MakeRows) -
     assert (consistency["low"], consistency["high"]) == pytest.approx(wilson(3, 5))
     assert consistency["note"] == "3 of 5 anchor items, each in 3 wordings."
     assert rows.filter(pl.col("measure") == "rewording_consistency", pl.col("arm") == "incumbent").is_empty()
+
+
+def test_the_memorisation_gap_is_that_of_items_and_their_twins(
+    make_rows: MakeRows, make_twins: MakeRows
+) -> None:
+    twins = make_twins(([1, 0, 1, 0], [1, 1, 0, 0]), ([1, 1, 1, 1], [1, 0, 0, 0]))
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), twins=twins))
+    assert found(rows, "memorisation_gap", "incumbent")["value"] == 0.0
+    gap = found(rows, "memorisation_gap")
+    assert (gap["value"], gap["n"]) == (0.75, 4)
+    assert (gap["low"], gap["high"]) == pytest.approx(paired_difference_interval([0.0, 1.0, 1.0, 1.0]))
+    assert gap["note"] == (
+        "Items and their twins: numbers 1.000 and 0.500 (2 items), renamed 1.000 and 0.000 (2 items)."
+    )
+
+
+def test_the_memorisation_gap_is_on_the_campaigns_mix(make_rows: MakeRows, make_twins: MakeRows) -> None:
+    twins = pl.concat(
+        [
+            make_twins(([1] * 6, [1] * 6), ([1] * 6, [1] * 6)),
+            make_twins(([1] * 2, [1] * 2), ([1] * 2, [0] * 2), skill="gcd"),
+        ]
+    )
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), twins=twins))
+    assert found(rows, "memorisation_gap")["value"] == pytest.approx(0.5)
+
+
+def test_the_deviation_between_seeds_is_that_of_the_samples(make_rows: MakeRows) -> None:
+    votes = drawn(
+        {
+            "a": [("7", True), ("8", False), ("7", True), ("7", True)],
+            "b": [("8", False), ("7", True)],
+            "c": [("7", True), ("7", True)],
+        }
+    )
+    draws = {"incumbent": DRAWS.to_frame(), "candidate": votes}
+    deviation = found(dimensions(evidence(make_rows([0, 1], [1, 1]), draws=draws)), "seed_deviation")
+    # Unbiased variances within the tasks: 4/3 x 3/4 x 1/4 = 1/4, 2 x 1/2 x 1/2 = 1/2, 0; each weighs 1/3.
+    assert deviation["value"] == pytest.approx(((1 / 4 + 1 / 2 + 0) / 9) ** 0.5)
+    assert deviation["n"] == 3
+    assert deviation["note"] == (
+        "Of the accuracy of one response to each of 3 train tasks of sums, temperature 0.7."
+    )
+
+
+def test_the_deviation_between_seeds_is_what_repeated_draws_show(make_rows: MakeRows) -> None:
+    rng = np.random.default_rng(5)
+    chances = rng.random(60)
+
+    def accuracy() -> float:
+        return float((rng.random(60) < chances).mean())
+
+    votes = drawn(
+        {
+            f"t{n:02d}": [("7", bool(rng.random() < chance)) for _ in range(40)]
+            for n, chance in enumerate(chances)
+        }
+    )
+    draws = {"incumbent": DRAWS.to_frame(), "candidate": votes}
+    deviation = found(dimensions(evidence(make_rows([0, 1], [1, 1]), draws=draws)), "seed_deviation")
+    assert deviation["value"] == pytest.approx(np.std([accuracy() for _ in range(4000)]), rel=0.06)
+
+
+def test_the_embedding_spread_is_the_mean_distance_between_tasks(make_rows: MakeRows) -> None:
+    draws = drawn({"a": [("x", True), ("y", True)], "b": [("x", True)], "c": [("z", True)]})
+    # a: the mean of (1, 0) and (0, 1); b: (1, 0); c: (-1, 0). Cosines: ab 1/2, ac -1/2, bc -1.
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [-1, 0]], np.float32)
+    embedded = {"candidate": Embedded(draws, vectors)}
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), embedded=embedded))
+    spread = found(rows, "embedding_spread")
+    assert spread["value"] == pytest.approx((1 / 2 + 3 / 2 + 2) / 3, abs=1e-6)
+    assert (spread["n"], spread["low"] < spread["value"] < spread["high"]) == (3, True)
+    assert spread["note"] == "Between responses to different ones of 3 train tasks, 4 responses."
+    assert rows.filter(pl.col("measure") == "embedding_spread", pl.col("arm") == "incumbent").is_empty()
+    two = {"candidate": Embedded(draws.head(3), vectors[:3])}
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), embedded=two))
+    assert "embedding_spread" not in set(rows["measure"]), "two tasks are one pair"
+
+
+def test_the_interval_of_the_embedding_spread_holds(make_rows: MakeRows) -> None:
+    rng = np.random.default_rng(1)
+    holds = 0
+    for _ in range(40):
+        vectors = rng.normal(size=(20, 3)) + np.eye(3)[0]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        draws = drawn({f"t{n:02d}": [("x", True)] for n in range(20)})
+        rows = dimensions(
+            evidence(make_rows([0, 1], [1, 1]), embedded={"candidate": Embedded(draws, vectors)})
+        )
+        spread = found(rows, "embedding_spread")
+        holds += spread["low"] <= 1 - 0.2346 <= spread["high"]  # of two million such vectors
+    assert holds >= 33
+
+
+def test_responses_of_many_tasks_are_embedded_and_empty_ones_not() -> None:
+    draws = drawn({f"t{n:03d}": [("x", True), (" ", False), ("y", True)] for n in range(100)})
+    chosen = responses_to_embed(draws)
+    assert chosen.height == EMBEDDED
+    assert chosen["task_id"].n_unique() == 100
+    assert " " not in set(chosen["response"])
 
 
 def test_flags_and_contamination_are_counted(make_rows: MakeRows) -> None:

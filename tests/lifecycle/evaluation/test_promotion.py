@@ -301,6 +301,71 @@ def test_an_e_value_promotes_on_clearer_evidence(make_rows: MakeRows) -> None:
     assert (graded.test, graded.promoted) == ("e-value", True)
 
 
+HALF = [1.0] * 12 + [0.0] * 12
+FAIR = (HALF, HALF)
+
+
+def test_a_candidate_that_only_knows_the_items_themselves_raises_an_alarm(
+    make_rows: MakeRows, make_twins: MakeRows
+) -> None:
+    rows = make_rows(*outcomes(61, 12, 300))
+    memorised = make_twins(FAIR, ([1.0] * 24, HALF))
+    verdict = verdict_on(rows, twins=[memorised])
+    assert not verdict.promoted
+    assert verdict.alarms[0].startswith(
+        "the candidate scores 0.50 higher on 24 anchor items than on their twins, the first incumbent of the "
+        "line +0.00 (rise 0.50, interval "
+    )
+    assert verdict_on(rows, twins=[make_twins(FAIR, (HALF, HALF[::-1]))]).promoted
+    assert verdict_on(rows, rule=PromotionRule(memorisation_rise=0.2), twins=[memorised]).promoted
+
+
+def test_what_the_base_model_knew_before_is_no_memorisation(
+    make_rows: MakeRows, make_twins: MakeRows
+) -> None:
+    rows = make_rows(*outcomes(61, 12, 300))
+    known = ([1.0] * 24, HALF)
+    assert verdict_on(rows, twins=[make_twins(known, known)]).promoted
+
+
+def test_memorisation_that_builds_up_over_rounds_is_compared_with_the_first(
+    make_rows: MakeRows, make_twins: MakeRows
+) -> None:
+    rows = make_rows(*outcomes(61, 12, 300))
+    known = ([1.0] * 24, HALF)
+    first, now = make_twins(FAIR, FAIR), make_twins(known, known)
+    assert verdict_on(rows, twins=[first, now], round_number=1).alarms
+    other = first.with_columns(fingerprint=pl.lit("another"))
+    assert not verdict_on(rows, twins=[other, now], round_number=1).alarms, "not comparable"
+    assert not verdict_on(rows, twins=[first, now.clear()], round_number=1).alarms, "none were asked"
+    assert not verdict_on(rows, twins=[make_twins(FAIR, FAIR, skill="gcd"), now], round_number=1).alarms
+
+
+def test_the_memorisation_alarm_sounds_falsely_in_at_most_its_share_of_campaigns(
+    make_rows: MakeRows, make_twins: MakeRows
+) -> None:
+    """Items differ in difficulty, twins are a little harder, and the candidates learn honestly."""
+    rng = np.random.default_rng(3)
+    rows = make_rows([0, 1], [1, 1])
+    campaigns, rounds, n = 60, 4, 24
+    plan = Continuation(rounds=rounds)
+    alarmed = 0
+    for _ in range(campaigns):
+        easy = rng.beta(0.7, 1.0, n)
+        line: list[pl.DataFrame] = []
+        for number in range(rounds):
+            arms = []
+            for learnt in (0.15 * number, 0.15 * (number + 1)):
+                chances = 1 - (1 - easy) * (1 - learnt)
+                harder = chances - 0.2 * chances * (1 - chances)
+                arms.append(tuple((rng.random(n) < chance).astype(float) for chance in (chances, harder)))
+            line.append(make_twins(*arms))
+            if judge(rows, RULE, MIX, plan, number, twins=line).alarms:
+                alarmed += 1
+                break
+    assert alarmed <= binom.isf(0.001, campaigns, RULE.memorisation_alpha)
+
+
 MARGIN = PromotionRule(guard_margin=0.1)
 
 
