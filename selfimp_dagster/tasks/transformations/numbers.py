@@ -4,7 +4,7 @@ import ast
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fractions import Fraction
@@ -49,6 +49,19 @@ _CAPS = (
 )
 """What a number of these that was no more than so many does not exceed afterwards."""
 
+_PARTS = (
+    (re.compile(r"\bweek|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"), 7),
+    (re.compile(r"\byear"), 12),
+)
+_DAYS_OR_MONTHS = re.compile(r"[- ](?:\w+ )?(?:days?|months?)\b")
+"""Numbers of days in a prompt about weeks, and of months in one about years: their sum may be known."""
+
+_COMPARES = re.compile(
+    r"\b(?:\w+est|most|least|maximum|minimum|whichever|better|cheaper|faster|slower|winner|wins?)\b",
+    re.IGNORECASE,
+)
+"""What may ask for the larger or smaller of numbers that were computed."""
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -64,10 +77,12 @@ class _Problem:
     """A word problem that is solved by its annotated steps alone.
 
     `stated` are the numbers that the prompt writes in digits, `free` those of them that may be changed,
-    with the most that each may become, and `constants` what else its words say.
+    with the most that each may become, and `constants` what else its words say. `compared`: the order of its
+    results may matter.
     """
 
     stated: frozenset[Fraction]
+    compared: bool
     free: Mapping[int, int | None]
     constants: frozenset[Fraction]
     steps: tuple[_Step, ...]
@@ -97,7 +112,9 @@ class _Problem:
             if result <= 0 or (result * (1 if whole else _DECIMALS)).denominator != 1:
                 return None
             results.append(result)
-        return results
+        old = [*self.stated, *(step.result for step in self.steps)] if self.compared else [*self.stated]
+        new = [*(changed.get(value, value) for value in self.stated), *(results if self.compared else ())]
+        return results if _in_the_same_order(old, new) else None
 
 
 def numbers(task: Task, seed: int) -> Task | None:
@@ -137,7 +154,9 @@ def _problem(task: Task) -> _Problem | None:
     stated, free = _stated(task.prompt)
     if not free:
         return None
-    problem = _Problem(stated, free, constants_of(task.prompt), steps)
+    problem = _Problem(
+        stated, _COMPARES.search(task.prompt) is not None, free, constants_of(task.prompt), steps
+    )
     results = [step.result for step in steps]
     leaves = {leaf for step in steps for leaf in step.leaves}
     used = all(
@@ -216,6 +235,11 @@ def _changeable(prompt: str, match: re.Match[str]) -> bool:
     value = _number(match[0])
     if value.denominator != 1 or value < _LEAST or "." in match[0]:
         return False
+    if any(
+        value <= parts and _DAYS_OR_MONTHS.match(prompt, match.end()) and whole.search(prompt)
+        for whole, parts in _PARTS
+    ):
+        return False
     if re.fullmatch(r"1[5-9]\d\d|20\d\d", match[0]):  # a year
         return False
     return bool(
@@ -225,14 +249,20 @@ def _changeable(prompt: str, match: re.Match[str]) -> bool:
 
 
 def _other_numbers(problem: _Problem, chosen: random.Random) -> dict[Fraction, Fraction]:
-    """New values for some of the numbers that may be changed; none if they are in another order."""
+    """New values for some of the numbers that may be changed."""
     free = sorted(problem.free)
     picked = chosen.sample(free, chosen.randint(1, len(free)))
     changed = {Fraction(value): Fraction(_other(value, problem.free[value], chosen)) for value in picked}
-    values = sorted(problem.stated)
-    after = [changed.get(value, value) for value in values]
-    in_order = all(first < second for first, second in pairwise(after))
-    return {old: new for old, new in changed.items() if old != new} if in_order else {}
+    return {old: new for old, new in changed.items() if old != new}
+
+
+def _in_the_same_order(old: Sequence[Fraction], new: Sequence[Fraction]) -> bool:
+    """Whether what was smaller, equal or larger still is."""
+    pairs = sorted(zip(old, new, strict=True))
+    return all(
+        (before[0] < after[0]) == (before[1] < after[1]) and before[1] <= after[1]
+        for before, after in pairwise(pairs)
+    )
 
 
 def _other(value: int, cap: int | None, chosen: random.Random) -> int:

@@ -9,6 +9,7 @@ from selfimp_dagster.tasks.transformations.names import FEMALE, MALE
 from selfimp_dagster.tasks.transformations.twin import judged_by_answer, twin
 
 _OF_ITS_GENDER = {name: names for names in (FEMALE, MALE) for name in names}
+_PRONOUNS = {FEMALE: {"she", "her", "She", "Her"}, MALE: {"he", "him", "his", "He", "His"}}
 _WORD = re.compile(r"[^\W\d_]+")
 _SPELLING = re.compile(
     r"\b(?:letters?|alphabet\w*|spell\w*|vowels?|consonants?|initials?|syllables?|words?|rhymes?|named?|names|"
@@ -28,6 +29,13 @@ def renamed(task: Task, seed: int) -> Task | None:
         return None
     words = set(_WORD.findall(task.prompt))
     present = sorted(words & _OF_ITS_GENDER.keys())
+    genders = {_OF_ITS_GENDER[name] for name in present}
+    if (
+        len(genders) == 1
+        and not words & _PRONOUNS[genders.pop()]
+        and words & (_PRONOUNS[FEMALE] | _PRONOUNS[MALE])
+    ):
+        return None  # then the name is borne by the other gender here
     if not present or any(_alike(name, word) for name in present for word in words - {name}):
         return None
     chosen = random.Random(derive_seed("renamed", task.task_id, seed))

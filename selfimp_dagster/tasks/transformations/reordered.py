@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -12,6 +13,9 @@ from selfimp_dagster.tasks.transformations.twin import judged_by_answer, twin
 
 _ARITHMETIC = re.compile(r"(?<![\w.+*/-])\d+(?: [+*-] \d+)+(?![\w/]|\.\d)")
 _TERM = re.compile(r"(?:([+-]) )?(\d+(?: \* \d+)*)")
+
+_ORDERS = 8
+"""Orders that are tried for one that is another."""
 
 _OPTION = re.compile(r"^(\s*\(?)([A-Z])([).:]\s+)(.*\S)\s*$")
 _REFERS_TO_OPTIONS = re.compile(r"\b(?:above|below|both|all|none|neither|either|[A-Z] and [A-Z])\b", re.I)
@@ -97,18 +101,24 @@ def _operands(task: Task, chosen: random.Random) -> Task | None:
     if len(found) != 1 or _value(found[0][0]) != _integer(task.answer):
         return None
     terms = [(sign or "+", factors.split(" * ")) for sign, factors in _TERM.findall(found[0][0])]
-    orders = [chosen.sample(factors, len(factors)) for _, factors in terms]
-    added = [place for place, (sign, _) in enumerate(terms) if sign == "+"]
-    first = chosen.choice(added)  # an expression does not begin with a minus
-    others = [place for place in range(len(terms)) if place != first]
-    places = [first, *chosen.sample(others, len(others))]
-    pieces = [f"{terms[place][0]} {' * '.join(orders[place])}" for place in places]
-    expression = " ".join(pieces).removeprefix("+ ")
-    if expression == found[0][0] or _value(expression) != _integer(task.answer):
+    expressions = (_reordered_terms(terms, chosen) for _ in range(_ORDERS))
+    expression = next((other for other in expressions if other != found[0][0]), None)
+    if expression is None or _value(expression) != _integer(task.answer):
         return None
     start, end = found[0].span()
     prompt = task.prompt[:start] + expression + task.prompt[end:]
     return twin("reordered", task, prompt, task.answer, _entry(task, prompt))
+
+
+def _reordered_terms(terms: Sequence[tuple[str, list[str]]], chosen: random.Random) -> str:
+    """The terms and their factors in any order, but with one first that is added: a minus begins nothing."""
+    first = chosen.choice([place for place, (sign, _) in enumerate(terms) if sign == "+"])
+    others = [place for place in range(len(terms)) if place != first]
+    pieces = []
+    for place in [first, *chosen.sample(others, len(others))]:
+        sign, factors = terms[place]
+        pieces += [sign, " * ".join(chosen.sample(factors, len(factors)))]
+    return " ".join(pieces[1:])
 
 
 def _entry(task: Task, prompt: str) -> str | None:
