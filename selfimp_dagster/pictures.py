@@ -329,7 +329,7 @@ def dimensions_over_rounds(rows: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
     for place, (dimension, measures) in enumerate(_PANELS.items()):
         axes = figure.add_subplot(2, 2, place + 1)
-        _style(axes, "share", "round" if place > 1 else "")
+        _style(axes, "share or distance" if dimension == "growth" else "share", "round" if place > 1 else "")
         axes.set_title(dimension, fontsize=10, loc="left")
         axes.axhline(0, color=_GREY, linewidth=0.8)
         for number, (measure, color) in enumerate(zip(measures, _COLORS, strict=False)):

@@ -59,7 +59,7 @@ def skill_over_rounds(report: CampaignReport, skill: str) -> Markup:
 
 
 DRAWN = {
-    "accuracy": ("leakage_gap", "pass_at_1", "pass_at_k", "environment_outcome"),
+    "accuracy": ("leakage_gap", "memorisation_gap", "pass_at_1", "pass_at_k", "environment_outcome"),
     "stability": ("worst_skill_change", "worst_guard_change", "rewording_consistency", "length_ratio"),
     "growth": ("gain", "pass_at_k_change", "distinct_solutions", "token_entropy", "tokens_per_kept_sample"),
     "safety": ("verifier_precision", "verifier_recall", "truncation_rate", "contamination_rate"),
