@@ -18,7 +18,7 @@ from selfimp_dagster.lifecycle.ledger import read_ledger
 from selfimp_dagster.lineage.inventory import Gap, take_inventory, verified
 from selfimp_dagster.lineage.trace import trace
 from selfimp_dagster.lineage.views import ask
-from selfimp_dagster.records import SAMPLES, TRAINING
+from selfimp_dagster.records import SAMPLES, SELECTION, TRAINING
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import FORMAT, MANIFEST
 
@@ -214,9 +214,18 @@ def test_the_asset_round_ledger_names_the_rounds_that_it_leaves_out(finished: Ho
     assert list(ask(finished.store, "SELECT round FROM ledger").rows()) == [("tiny/0001",)]
 
 
+def repeated_row(home: Home) -> str:
+    """A training row of the first round that a sample of the second repeats."""
+    trained = home.store.open(_FIRST, "checkpoint").table("training", TRAINING)["sample_id"]
+    evidence = home.store.open(_SECOND, "selected_subset").table("selection", SELECTION)["evidence"]
+    repeated = evidence.str.json_path_match("$.duplicate_of").drop_nulls().unique().sort()
+    return str(repeated.filter(repeated.is_in(trained.implode()))[0])
+
+
 def test_a_round_whose_folder_is_gone_is_named_by_what_started_from_it(
-    finished: Home, training_row: str, monkeypatch: pytest.MonkeyPatch
+    finished: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    repeated = repeated_row(finished)
     shutil.rmtree(finished.store.folder / str(_FIRST))
     (gap,) = take_inventory(finished.store).gaps
     assert (gap.round, gap.asset) == ("tiny/0000", None)
@@ -229,7 +238,7 @@ def test_a_round_whose_folder_is_gone_is_named_by_what_started_from_it(
     assert "drawn from weights whose line from the base model is broken" in " ".join(
         event.what for event in found.events
     )
-    lost = trace(finished.store, training_row)
+    lost = trace(finished.store, repeated)
     assert {event.kind for event in lost.events} == {"copy"}, (
         "later samples repeat it: that is all that is left"
     )
