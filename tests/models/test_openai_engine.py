@@ -322,13 +322,9 @@ def _top(*tokens: tuple[str, float]) -> Answer:
 
 
 def test_probabilities_of_words_are_read_from_the_first_token(server: ChatServer) -> None:
-    server.answer = lambda body: _top(
-        ("Yes", math.log(0.5)),
-        (" yes", math.log(0.1)),
-        ("NO", math.log(0.3)),
-        ("Nope", math.log(0.05)),
-        ("Yes", 3.0),
-    )
+    likely = [("Yes", 0.5), (" yes", 0.1), ("NO", 0.3), ("Nope", 0.05)]
+    tokens = [(token, math.log(probability)) for token, probability in likely]
+    server.answer = lambda body: _top(*tokens, ("Yes", 3.0))  # the logarithm of no probability
     choice = _choose(_endpoint(server))
     assert choice.probabilities == pytest.approx((0.6, 0.3))
     assert (choice.prompt_tokens, choice.completion_tokens) == (10, 3)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from statistics import fmean, pstdev
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,7 +12,15 @@ from pydantic import Field
 from selfimp_dagster.engines.chat import Choice
 from selfimp_dagster.lifecycle.rewards.context import Question, RewardContext
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
-from selfimp_dagster.lifecycle.rewards.verdicts import Verdict, question, quoted, read_choice, read_reply
+from selfimp_dagster.lifecycle.rewards.verdicts import (
+    FORGED,
+    Verdict,
+    forges,
+    question,
+    quoted,
+    read_choice,
+    read_reply,
+)
 from selfimp_dagster.records import REWARDS, canonical_json, derive_seed, frame
 from selfimp_dagster.registry import method
 
@@ -106,6 +115,7 @@ def _graded(
         f"whole number from 0 to {parameters.best}."
     )
     repeats = parameters.repeats
+    honest = [one for one in asked if not forges(one.response, _GRADE)]
     questions = [
         question(
             derive_seed(context.seed, JUDGE, one.sample_id, repeat),
@@ -114,14 +124,16 @@ def _graded(
             f"The answer to grade:\n{quoted(one.response)}",
             f"{rubric} {form}",
         )
-        for one in asked
+        for one in honest
         for repeat in range(repeats)
     ]
     label = f"{parameters.name or JUDGE}: grading"
     replies = context.judge(parameters.judge).ask(questions, parameters.sampling, label=label)
-    verdicts = [read_reply(reply, _GRADE) for reply in replies]
-    for start in range(0, len(verdicts), repeats):
-        yield grade(verdicts[start : start + repeats], parameters.best)
+    verdicts = iter([read_reply(reply, _GRADE) for reply in replies])
+    asked_about = {one.sample_id for one in honest}
+    for one in asked:
+        of_it = islice(verdicts, repeats) if one.sample_id in asked_about else [Verdict(rejected=FORGED)]
+        yield grade(list(of_it), parameters.best)
 
 
 def _probable(

@@ -13,7 +13,15 @@ from pydantic import Field
 from selfimp_dagster.lifecycle.evaluation.statistics import bradley_terry
 from selfimp_dagster.lifecycle.rewards.context import Question, RewardContext
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
-from selfimp_dagster.lifecycle.rewards.verdicts import question, quoted, read_choice, read_reply
+from selfimp_dagster.lifecycle.rewards.verdicts import (
+    FORGED,
+    Verdict,
+    forges,
+    question,
+    quoted,
+    read_choice,
+    read_reply,
+)
 from selfimp_dagster.records import REWARDS, canonical_json, derive_seed, frame
 from selfimp_dagster.registry import method
 
@@ -97,7 +105,7 @@ def pairwise_judge(context: RewardContext, parameters: PairwiseJudge) -> pl.Data
     prompts = dict(context.tasks.select("task_id", "prompt").iter_rows())
     pairs = [
         _Pair(task, prompts[task], one, other, repeat, (texts[one], texts[other]))
-        for task, texts in ((task, list(different)) for task, different in groups.items())
+        for task, texts in ((task, [text for text, _ in different]) for task, different in groups.items())
         for one, other in chosen_pairs(len(texts), parameters.pairs_per_task, derive_seed(context.seed, task))
         for repeat in range(parameters.repeats if parameters.reading == "words" else 1)
     ]
@@ -108,7 +116,7 @@ def pairwise_judge(context: RewardContext, parameters: PairwiseJudge) -> pl.Data
     told = {"reward": parameters.name or PAIRWISE_JUDGE, "kind": "M"}
     rows = []
     for task, different in groups.items():
-        samples = list(different.values())
+        samples = [ids for _, ids in different]
         for ids, row in zip(samples, standing(samples, games[task], parameters.strength), strict=True):
             rows += [{"sample_id": id_, **told, **row} for id_ in ids]
     return frame(rows, REWARDS)
@@ -164,12 +172,12 @@ def _row(
     }
 
 
-def _different(samples: pl.DataFrame) -> dict[str, list[str]]:
-    """The different responses, up to white space, with the samples that gave them."""
-    found: dict[str, list[str]] = {}
+def _different(samples: pl.DataFrame) -> list[tuple[str, list[str]]]:
+    """The different responses, up to white space, each with the samples that gave it."""
+    found: dict[str, tuple[str, list[str]]] = {}
     for id_, response in samples.select("sample_id", "response").iter_rows():
-        found.setdefault(" ".join(response.split()), []).append(id_)
-    return found
+        found.setdefault(" ".join(response.split()), (response, []))[1].append(id_)
+    return list(found.values())
 
 
 def _chances(responses: int, games: Sequence[tuple[int, int, float]]) -> list[float]:
@@ -193,6 +201,7 @@ def _win_rates(responses: int, games: Sequence[tuple[int, int, float]]) -> list[
 
 
 def _in_words(pairs: Sequence[_Pair], context: RewardContext, parameters: PairwiseJudge) -> Iterator[Game]:
+    honest = [not any(forges(text, _VERDICT) for text in pair.texts) for pair in pairs]
     questions = [
         _question(
             pair,
@@ -201,18 +210,26 @@ def _in_words(pairs: Sequence[_Pair], context: RewardContext, parameters: Pairwi
             "and A, B or tie.",
             derive_seed(context.seed, PAIRWISE_JUDGE, pair.task_id, *shown, pair.repeat),
         )
-        for pair in pairs
+        for pair, asked in zip(pairs, honest, strict=True)
+        if asked
         for shown in (pair.texts, pair.texts[::-1])
     ]
     label = f"{parameters.name or PAIRWISE_JUDGE}: comparing"
     replies = context.judge(parameters.judge).ask(questions, parameters.sampling, label=label)
-    verdicts = [read_reply(reply, _VERDICT) for reply in replies]
-    for number, pair in enumerate(pairs):
-        forward, backward = verdicts[2 * number : 2 * number + 2]
-        first = _SCORE[forward.said.lower()] if forward.said else None
-        second = 1 - _SCORE[backward.said.lower()] if backward.said else None
-        rejected = tuple(verdict.rejected for verdict in (forward, backward) if verdict.rejected)
-        yield Game(pair.one, pair.other, first, second, rejected)
+    verdicts = iter([read_reply(reply, _VERDICT) for reply in replies])
+    for pair, asked in zip(pairs, honest, strict=True):
+        if asked:
+            yield _game(pair, next(verdicts), next(verdicts))
+        else:
+            yield Game(pair.one, pair.other, None, None, (FORGED,))
+
+
+def _game(pair: _Pair, forward: Verdict, backward: Verdict) -> Game:
+    """What came of a pair; `backward` is the verdict with the second response in the first place."""
+    first = _SCORE[forward.said.lower()] if forward.said else None
+    second = 1 - _SCORE[backward.said.lower()] if backward.said else None
+    rejected = tuple(verdict.rejected for verdict in (forward, backward) if verdict.rejected)
+    return Game(pair.one, pair.other, first, second, rejected)
 
 
 def _by_probability(
