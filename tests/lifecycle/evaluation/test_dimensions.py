@@ -26,11 +26,8 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import (
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
-from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, TWINS, frame
-
-
 from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
-from selfimp_dagster.records import DIMENSIONS, REWORDINGS, SELECTION, TASKS, frame
+from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, TWINS, frame
 
 MakeRows = Callable[..., pl.DataFrame]
 
