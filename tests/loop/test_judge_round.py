@@ -87,7 +87,7 @@ def test_a_campaign_learns_from_judges_behind_a_server_alone(
                 {"method": "exact_duplicates"},
                 {"method": "near_duplicates", "threshold": 1.0},
             ],
-        }
+        },
     )
     home.run(str(_KEY))
 

@@ -54,8 +54,9 @@ class JudgeSummary(NamedTuple):
     """What a round knows of one of its judges.
 
     `right` and `corrupted` count the answers of the probe that it gave a value; `silent` those that it did
-    not. `judged` to `abstained` are about the round's own samples: `judged` have a value, `unaided_*` are
-    those of them that were drawn without help, `agreed` those that judge and verifier both accept or refuse.
+    not. The rest is about the round's own samples: `judged` have a value, `abstained` have none; `unaided_*`
+    are those of the judged that were drawn without help, `compared` those that the verifier judged too,
+    without an error, and `agreed` those of these that both accept or both refuse.
     """
 
     record: JudgeRecord
@@ -68,6 +69,7 @@ class JudgeSummary(NamedTuple):
     abstained: int
     unaided_judged: int
     unaided_accepted: int
+    compared: int
     agreed: int
     bias: Bias
 
@@ -105,8 +107,8 @@ class JudgeSummary(NamedTuple):
 
     @property
     def agreement(self) -> Estimate | None:
-        """The share of judged samples on which judge and verifier agree; none without absolute values."""
-        return _share(self.agreed, self.judged) if self.record.absolute else None
+        """The share of compared samples on which judge and verifier agree; none without absolute values."""
+        return _share(self.agreed, self.compared) if self.record.absolute else None
 
     @property
     def position_bias(self) -> Estimate | None:
@@ -123,7 +125,7 @@ class JudgeSummary(NamedTuple):
         right, corrupted = told.filter("right"), told.filter(~pl.col("right"))
         own = rewards.filter(pl.col("reward") == record.reward)
         judged = own.drop_nulls("value").with_columns(accepted=pl.col("value") >= record.accept)
-        verifier = rewards.filter(pl.col("reward") == ANSWER)
+        verifier = rewards.filter(pl.col("reward") == ANSWER, pl.col("confidence") > 0)
         both = judged.join(verifier.select("sample_id", right=pl.col("value") >= 1), on="sample_id")
         alone = judged.join(unaided(samples), on="sample_id", how="semi")
         return cls(
@@ -137,6 +139,7 @@ class JudgeSummary(NamedTuple):
             abstained=own.height - judged.height,
             unaided_judged=alone.height,
             unaided_accepted=int(alone["accepted"].sum()),
+            compared=both.height,
             agreed=both.filter(pl.col("accepted") == pl.col("right")).height,
             bias=position_bias([*tried["evidence"], *own["evidence"]]),
         )

@@ -425,7 +425,7 @@ def _judge(
     record = JudgeRecord(
         reward=name, judge=name, policy_hash=None, absolute=absolute, accept=0.6, floor=0.7, barred=""
     )
-    return JudgeSummary(record, 10, right, 10, corrupted, 0, 20, 0, 20, 10, agreed, bias)
+    return JudgeSummary(record, 10, right, 10, corrupted, 0, 20, 0, 20, 10, 20, agreed, bias)
 
 
 def test_of_several_judges_the_worst_is_shown_and_all_are_told(make_rows: MakeRows) -> None:

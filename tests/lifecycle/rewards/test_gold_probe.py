@@ -203,7 +203,13 @@ def test_a_summary_is_worked_out_from_the_tables() -> None:
     right = [1.0] * 4 + [0.0] * 6 + [1.0]
     rewards = frame(
         (
-            {"sample_id": f"s{n}", "reward": name, "value": value, "evidence": "{}"}
+            {
+                "sample_id": f"s{n}",
+                "reward": name,
+                "value": value,
+                "confidence": float(n != 8),
+                "evidence": "{}",
+            }
             for name, column in (("judge", values), ("answer", right))
             for n, value in enumerate(column)
         ),
@@ -225,7 +231,8 @@ def test_a_summary_is_worked_out_from_the_tables() -> None:
     assert (summary.accepted_rate.value, summary.accepted_rate.n) == (6 / 9, 9)
     assert summary.corrected_rate == rogan_gladen(6, 9, (18, 20), (14, 19))
     assert summary.agreement is not None
-    assert summary.agreement.value == 8 / 10  # s4 and s5 are wrong and accepted
+    assert summary.agreement.n == 9, "the verifier failed on s8"
+    assert summary.agreement.value == 7 / 9  # s4 and s5 are wrong and accepted
     assert summary.position_bias is None
     relative = JudgeSummary.of(record.model_copy(update={"absolute": False}), probe, rewards, samples)
     assert (relative.corrected_rate, relative.agreement) == (None, None)
