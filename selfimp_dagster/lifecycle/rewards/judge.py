@@ -84,7 +84,7 @@ def grade(verdicts: Sequence[Verdict], best: int) -> dict[str, Any]:
     if 2 * len(grades) < len(verdicts):
         return {"value": None, "confidence": 0.0, "evidence": evidence}
     values = [given / best for given in grades]
-    agreement = 1 - 2 * pstdev(values)
+    agreement = max(0.0, 1 - 2 * pstdev(values))
     confidence = len(grades) / len(verdicts) * agreement
     return {"value": fmean(values), "confidence": confidence, "evidence": evidence}
 

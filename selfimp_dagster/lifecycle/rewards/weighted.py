@@ -44,28 +44,28 @@ def weighted(context: RewardContext, parameters: Weighted) -> pl.DataFrame:
     rows = []
     for id_ in context.samples["sample_id"]:
         given = by_sample[(id_,)].to_dicts() if (id_,) in by_sample else []
-        told = [part for part in given if part["value"] is not None and (part["confidence"] or 0.0) > 0]
-        shares = [parameters.parts[part["reward"]] * part["confidence"] for part in told]
-        sum_of_shares = sum(shares)
-        value = sum(share * part["value"] for share, part in zip(shares, told, strict=True))
-        kinds = "".join(part["kind"] for part in told) or "".join(part["kind"] for part in given)
-        silent = sorted(set(parameters.parts) - {part["reward"] for part in told})
+        sure = [parameters.parts[part["reward"]] * (part["confidence"] or 0.0) for part in given]
+        heard = [
+            (weight, part)
+            for weight, part in zip(sure, given, strict=True)
+            if weight > 0 and part["value"] is not None
+        ]
+        sum_of_weights = sum(weight for weight, _ in heard)
+        shares = [(weight / sum_of_weights, part) for weight, part in heard]
+        kinds = "".join(part["kind"] for _, part in heard) or "".join(part["kind"] for part in given)
+        evidence = {
+            "parts": {part["reward"]: {"value": part["value"], "share": share} for share, part in shares},
+            "silent": sorted(set(parameters.parts) - {part["reward"] for _, part in heard}),
+        }
+        value = sum(share * part["value"] for share, part in shares)
         rows.append(
             {
                 "sample_id": id_,
                 "reward": parameters.name or WEIGHTED,
                 "kind": min(kinds, key=_LEAST_CERTAIN_FIRST.index, default="M"),
-                "value": value / sum_of_shares if told else None,
-                "confidence": sum_of_shares / total,
-                "evidence": canonical_json(
-                    {
-                        "parts": {
-                            part["reward"]: {"value": part["value"], "share": share / sum_of_shares}
-                            for share, part in zip(shares, told, strict=True)
-                        },
-                        "silent": silent,
-                    }
-                ),
+                "value": round(value, 12) if heard else None,  # shares sum to one only up to rounding
+                "confidence": sum_of_weights / total,
+                "evidence": canonical_json(evidence),
             }
         )
     return frame(rows, REWARDS)

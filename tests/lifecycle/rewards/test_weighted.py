@@ -62,6 +62,17 @@ def test_parts_of_one_kind_make_a_reward_of_that_kind() -> None:
     assert _composed(rewards, answer=1.0, short=1.0)["kind"] == "H"
 
 
+@pytest.mark.parametrize("sure", [1.0, 5e-324])
+def test_however_little_sure_the_only_part_is_its_value_is_the_value(sure: float) -> None:
+    row = _composed(_rewards(("judge", "M", 0.5, sure)), judge=1.0)
+    assert row["value"] == 0.5
+
+
+def test_parts_that_all_give_the_full_value_give_it_together() -> None:
+    weights = {"a": 0.1, "b": 0.2, "c": 0.7, "d": 1.1}
+    assert _composed(_rewards(*((name, "V", 1.0, 1.0) for name in weights)), **weights)["value"] == 1.0
+
+
 _PART = st.tuples(st.floats(0.1, 5), st.none() | st.floats(0, 1), st.floats(0, 1))
 
 
@@ -70,7 +81,7 @@ def test_the_value_lies_between_those_of_its_parts(parts: list[tuple[float, floa
     named = {f"r{number}": part for number, part in enumerate(parts)}
     rewards = _rewards(*((name, "H", value, sure) for name, (_, value, sure) in named.items()))
     row = _composed(rewards, **{name: weight for name, (weight, _, _) in named.items()})
-    heard = [value for _, value, sure in parts if value is not None and sure > 0]
+    heard = [value for weight, value, sure in parts if value is not None and weight * sure > 0]
     assert 0 <= float(row["confidence"]) <= 1 + 1e-9  # type: ignore[arg-type]
     if heard:
         assert min(heard) - 1e-9 <= float(row["value"]) <= max(heard) + 1e-9  # type: ignore[arg-type]
