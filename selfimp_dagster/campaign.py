@@ -31,8 +31,12 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
-from selfimp_dagster.lifecycle.rewards.judging import Reward
+from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
+from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
+from selfimp_dagster.lifecycle.rewards.sources import BaseWeights, NamedWeights
+from selfimp_dagster.lifecycle.rewards.weighted import Weighted
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
+from selfimp_dagster.models.source import parse_source
 from selfimp_dagster.registry import CHAINS, PLACES, PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
 from selfimp_dagster.tasks.pools import Pools, check_disjoint, quotas
@@ -106,18 +110,11 @@ class Recipe(_Strict):
             except SelfimpError as error:
                 raise ValueError(f"{place}: {error.what}; {error.fix}") from error
         try:
+            check_rewards(self.judges)
             check_chain(self.selection_steps)
         except SelfimpError as error:
-            raise ValueError(f"selection: {error.what}; {error.fix}") from error
+            raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
         return self
-
-    @field_validator("rewards")
-    @classmethod
-    def _each_reward_once(cls, chosen: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
-        names = [choice.method for choice in chosen]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)} is there twice")
-        return chosen
 
     @property
     def judges(self) -> list[Reward]:
@@ -359,6 +356,7 @@ def load_campaign(path: Path) -> Campaign:
         for skill, source in sources.items():
             check_source(source, f"{path}: {field}.{skill}", path.parent)
     check_disjoint(campaign.skills, campaign.guard, path.parent)
+    check_judges(campaign, where=str(path))
     return campaign
 
 
@@ -383,6 +381,39 @@ def parse_campaign(data: Any, where: str) -> Campaign:
     check_power(campaign.promotion, campaign.tested_items, campaign.continuation)
     check_guard(campaign.promotion, campaign.guard_items)
     return campaign
+
+
+def check_judges(campaign: Campaign, where: str) -> None:
+    """Refuses judges that do not exist, and rewards of which the first round would hear nothing.
+
+    Raises:
+        SelfimpError: a judge's model is none, or all rewards come from the base model, which in the first
+            round is the policy itself.
+    """
+    for position, reward in enumerate(campaign.recipe.judges):
+        parameters = reward.parameters
+        source = parameters.judge if isinstance(parameters, JudgeParameters) else None
+        if isinstance(source, NamedWeights):
+            try:
+                parse_source(source.model)
+            except SelfimpError as error:
+                place = f"{where}: recipe.rewards.{position}.judge.model"
+                raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
+    own = [reward for reward in campaign.recipe.judges if not isinstance(reward.parameters, Weighted)]
+    if all(_is_base(reward.parameters, campaign.model) for reward in own):
+        raise SelfimpError(
+            "only the base model judges, and in the first round it would judge its own samples, which nobody "
+            "does: there would be no reward",
+            where=f"{where}: recipe.rewards",
+            fix="add another reward, such as answer, or choose another judge",
+        )
+
+
+def _is_base(parameters: BaseModel, model: str) -> bool:
+    if not isinstance(parameters, JudgeParameters):
+        return False
+    source = parameters.judge
+    return isinstance(source, BaseWeights) or (isinstance(source, NamedWeights) and source.model == model)
 
 
 def campaign_schema() -> dict[str, Any]:

@@ -63,6 +63,21 @@ REWARDS = pl.Schema(
     }
 )
 
+JUDGE_PROBE = pl.Schema(
+    {
+        "reward": pl.String(),  # the reward whose judge was tried
+        "task_id": pl.String(),  # a train task with a known answer
+        "skill": pl.String(),
+        "prompt": pl.String(),
+        "response": pl.String(),  # the answer that the judge was shown
+        "right": pl.Boolean(),  # whether it is the task's own answer, or a corrupted one
+        "value": pl.Float64(),  # null where the judge gave no verdict that could be read
+        "confidence": pl.Float64(),
+        "accepted": pl.Boolean(),  # whether the value is at least the reward's `accept`; null without a value
+        "evidence": pl.String(),
+    }
+)
+
 SELECTION = pl.Schema(
     {
         "sample_id": pl.String(),

@@ -7,6 +7,8 @@ from pydantic import Field
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
+from selfimp_dagster.lifecycle.evaluation.evidence import judge_summaries
+from selfimp_dagster.lifecycle.evaluation.statistics import Estimate
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.partitions import rounds
@@ -14,6 +16,7 @@ from selfimp_dagster.presentation import lineage_links, materialized, readable_f
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.store import Artifact
 
 
 class GeneratedCorpusConfig(dg.Config):
@@ -28,6 +31,38 @@ class GeneratedCorpusConfig(dg.Config):
         if "temperature" in given:
             given["sampling"] = {"temperature": given.pop("temperature")}
         return given
+
+
+def _judges(artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    """How the judges of the round did, where it has some."""
+    judges = judge_summaries(artifact)
+    if not judges:
+        return {}
+    rows = [
+        {
+            "reward": judge.record.reward,
+            "judge": judge.record.judge,
+            "status": f"barred: {judge.record.barred}" if judge.record.barred else "judges",
+            "precision": _interval(judge.precision),
+            "recall": _interval(judge.recall),
+            "floor": judge.record.floor,
+            "accepted_rate": _interval(judge.accepted_rate),
+            "corrected_rate": _interval(judge.corrected_rate),
+            "agreement": _interval(judge.agreement),
+            "position_bias": _interval(judge.position_bias),
+            "judged": judge.judged,
+            "abstained": judge.abstained,
+            "probe_without_verdict": judge.silent,
+        }
+        for judge in judges
+    ]
+    return {"judges": table(pl.DataFrame(rows), limit=len(rows))}
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}, n {estimate.n})"
 
 
 @dg.asset(
@@ -78,6 +113,7 @@ def generated_corpus(
                 )
                 .sort("reward")
             ),
+            **_judges(artifact),
             "rows": table(
                 judged.sort("sample_id").select(
                     "sample_id",

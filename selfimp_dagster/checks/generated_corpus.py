@@ -3,6 +3,7 @@ import polars as pl
 
 from selfimp_dagster.assets.generated_corpus import generated_corpus
 from selfimp_dagster.checks.contamination import contamination_result
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
@@ -30,7 +31,8 @@ def every_sample_judged(
     doubled = samples.height - samples["sample_id"].n_unique()
     orphans = samples.join(tasks, on="task_id", how="anti").height
     unjudged = samples.join(rewards, on="sample_id", how="anti").height
-    broken = rewards.filter(pl.col("confidence") == 0).height
+    broken = rewards.filter(pl.col("reward") == ANSWER, pl.col("confidence") == 0).height
+    without_value = rewards.filter(pl.col("value").is_null()).height
     return dg.AssetCheckResult(
         passed=not (doubled or orphans or unjudged),
         metadata={
@@ -38,5 +40,6 @@ def every_sample_judged(
             "without_task": orphans,
             "without_reward": unjudged,
             "verifier_errors": broken,
+            "rewards_without_value": without_value,
         },
     )

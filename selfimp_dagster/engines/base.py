@@ -73,6 +73,10 @@ class Engine(Protocol):
         """
         ...
 
+    def prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """How many tokens the chat has that asks for a response to these messages."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """All that can change a score without the weights changing: engine, versions, dtype, batching."""
         ...

@@ -143,6 +143,10 @@ class TransformersEngine:
                 found[row] = (mean / mean.norm()).cpu().numpy()
         return found
 
+    def prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """How many tokens the chat has that asks for a response to these messages."""
+        return len(self._encode(messages))
+
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 

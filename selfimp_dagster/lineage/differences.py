@@ -22,6 +22,7 @@ ROW_IDS = {
     "tasks": ("task_id",),
     "items": ("pool", "task_id"),
     "samples": ("sample_id",),
+    "judge_probe": ("reward", "task_id", "right"),
     "rewards": ("sample_id", "reward"),
     "selection": ("sample_id", "position"),
     "subset": ("sample_id",),

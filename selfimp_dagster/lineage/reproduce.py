@@ -42,7 +42,7 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
     "eval_report": {"incumbent_policy": _POLICY, "checkpoint": _MODEL},
     "eval_report/dimensions.parquet": {
         "incumbent_policy": _POLICY,
-        "generated_corpus": _JUDGED,
+        "generated_corpus": (*_JUDGED, "judge_probe.parquet"),
         "selected_subset": ("selection.parquet",),
         "checkpoint": _MODEL,
         "refined_outputs": _JUDGED,

@@ -220,3 +220,81 @@ def test_a_method_that_needs_what_is_missing_is_refused(
     error = _refusal(write(recipe={"refinement": {"method": "judged"}}))
     assert "refinement: judged needs judge" in error.what
     assert error.where.endswith("tiny.yaml")
+
+
+_ENDPOINT = {"source": "endpoint", "url": "http://127.0.0.1:8000/v1", "model": "judge"}
+_BAD_JUDGES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
+    "the incumbent": (
+        [{"method": "answer"}, {"method": "judge", "judge": {"source": "incumbent"}}],
+        ("rewards.1: judge has the incumbent judge the corpus, which it drew itself", "choose another judge"),
+    ),
+    "the base model alone": (
+        [{"method": "judge"}, {"method": "pairwise_judge"}, {"method": "weighted", "parts": {"judge": 1}}],
+        ("only the base model judges", "in the first round it would judge its own samples"),
+    ),
+    "a model that is none": (
+        [{"method": "answer"}, {"method": "judge", "judge": {"source": "model", "model": "nowhere"}}],
+        ("recipe.rewards.1.judge.model", "nowhere: this is neither"),
+    ),
+    "no source": (
+        [{"method": "answer"}, {"method": "judge", "judge": {"source": "oracle"}}],
+        ("rewards.1: judge: Input tag 'oracle'",),
+    ),
+    "another machine": (
+        [{"method": "judge", "judge": {**_ENDPOINT, "url": "https://judge.example/v1"}}],
+        ("rewards.0: judge.endpoint", "is not this machine: write remote: true"),
+    ),
+    "a key in the file": (
+        [{"method": "judge", "judge": {**_ENDPOINT, "api_key": "sk-4711"}}],
+        ("rewards.0: judge.endpoint.api_key", "should match pattern"),
+    ),
+    "a part that is no reward": (
+        [{"method": "answer"}, {"method": "weighted", "parts": {"judge": 1.0}}],
+        ("rewards.1: weighted is made of judge, which does not stand before it",),
+    ),
+    "a weight of nothing": (
+        [{"method": "answer"}, {"method": "weighted", "parts": {"answer": 0}}],
+        ("parts.answer",),
+    ),
+    "the same name twice": (
+        [{"method": "answer"}, {"method": "answer"}],
+        ("rewards.1: answer is there twice",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("rewards", "said"), _BAD_JUDGES.values(), ids=_BAD_JUDGES.keys())
+def test_judges_that_cannot_judge_are_refused_when_the_file_is_read(
+    write: Write, rewards: list[dict[str, Any]], said: tuple[str, ...]
+) -> None:
+    error = _refusal(write(recipe={"rewards": rewards}))
+    for words in said:
+        assert words in str(error), words
+    assert "sk-4711" not in str(error)
+
+
+def test_the_campaigns_own_model_by_another_name_is_the_base_model(write: Write, tmp_path: Path) -> None:
+    own = {"source": "model", "model": str(tmp_path)}
+    assert (
+        "only the base model judges"
+        in _refusal(write(recipe={"rewards": [{"method": "judge", "judge": own}]})).what
+    )
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [{"method": "answer"}, {"method": "judge"}],
+        [{"method": "judge", "judge": _ENDPOINT}],
+        [{"method": "judge", "judge": {**_ENDPOINT, "url": "https://judge.example/v1", "remote": True}}],
+        [
+            {"method": "answer"},
+            {"method": "judge", "name": "strict", "judge": _ENDPOINT},
+            {"method": "judge", "name": "mild", "judge": _ENDPOINT, "reading": "probabilities"},
+            {"method": "weighted", "parts": {"answer": 2, "strict": 1, "mild": 1}},
+        ],
+    ],
+)
+def test_judges_that_can_are_taken(write: Write, rewards: list[dict[str, Any]]) -> None:
+    campaign = load_campaign(write(recipe={"rewards": rewards}))
+    assert [choice.model_dump() for choice in campaign.recipe.rewards] == rewards

@@ -8,12 +8,14 @@ import pytest
 _HEAVY = ("torch", "transformers", "trl", "vllm", "peft", "datasets", "reasoning_gym")
 _LIBRARY = (
     "campaign",
+    "engines.openai_engine",
     "engines.pool",
     "engines.transformers_engine",
     "environment",
     "errors",
     "lifecycle.acquisition.stage",
     "lifecycle.evaluation.stage",
+    "lifecycle.judges",
     "lifecycle.ledger",
     "lifecycle.next_round",
     "lifecycle.optimization.stage",

@@ -1,22 +1,33 @@
 """The stage generated_corpus: tasks, samples and rewards of a round."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
-from selfimp_dagster.lifecycle.rewards.judging import recorded_judgements
+from selfimp_dagster.lifecycle.rewards.gold_probe import (
+    JudgeRecord,
+    barred,
+    judge_records,
+    judges_of,
+    probe_judges,
+)
+from selfimp_dagster.lifecycle.rewards.judging import recorded_judgements, visible
 from selfimp_dagster.lifecycle.sampling import DurableSampler, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import REWARDS, SAMPLES, TASKS, derive_seed
+from selfimp_dagster.records import JUDGE_PROBE, REWARDS, SAMPLES, TASKS, derive_seed
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import draw_pool, pool_seed, tasks_frame
+from selfimp_dagster.tasks.suites import Task
 
 ASSET = "generated_corpus"
 
@@ -70,24 +81,76 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         seed=policy.seed,
     )
     corpus: Corpus = method.function(context, parameters)
+    chosen = campaign.recipe.judges
+    judges = Judges(bench, policy, draft.folder / ".judgements")
+    probed = _probe_tasks(policy, bench.campaigns)
+    probe = probe_judges(chosen, probed, judges.judge, derive_seed(policy.seed, "judge probe"))
+    records = judge_records(chosen, probe, judges.judge)
     rewards = recorded_judgements(
-        campaign.recipe.judges,
-        RewardContext(corpus.tasks, corpus.samples, REWARDS.to_frame(), derive_seed(policy.seed, "rewards")),
+        chosen,
+        RewardContext(
+            tasks=corpus.tasks,
+            samples=corpus.samples,
+            rewards=REWARDS.to_frame(),
+            seed=derive_seed(policy.seed, "rewards"),
+            judge=judges.judge,
+            barred=barred(records),
+        ),
     )
+    if not corpus.samples.is_empty():
+        _require_reward(visible(rewards, chosen), records, key)
     alone = unaided(corpus.samples)
     answers = rewards.filter(pl.col("reward") == ANSWER)
     draft.write_table("tasks", corpus.tasks, TASKS)
     draft.write_table("samples", corpus.samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
+    draft.write_table("judge_probe", probe, JUDGE_PROBE)
     return draft.commit(
         facts={
             "tasks": corpus.tasks.height,
             "samples": corpus.samples.height,
             "helped_samples": corpus.samples.height - alone.height,
             "pass_rate": alone.join(answers, on="sample_id")["value"].mean(),
+            "judges": [record.model_dump(mode="json") for record in records],
             "engine": engine.describe(),
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},
+        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
+    )
+
+
+def _probe_tasks(policy: Policy, base_folder: Path) -> list[Task]:
+    """Train tasks for the gold probe of the judges: others in every round, none without a judge."""
+    campaign = policy.campaign
+    size = max((parameters.probe for _, parameters in judges_of(campaign.recipe.judges)), default=0)
+    drawn = draw_pool(
+        "train",
+        campaign.skills,
+        size,
+        seed=derive_seed(policy.seed, "judge probe"),
+        evaluation_share=campaign.pools.evaluation_share,
+        base_folder=base_folder,
+    )
+    return drawn.tasks
+
+
+def _require_reward(rewards: pl.DataFrame, records: Sequence[JudgeRecord], key: RoundKey) -> None:
+    """Nothing.
+
+    Raises:
+        SelfimpError: no reward of the recipe says anything of any sample.
+    """
+    if rewards["value"].is_not_null().any():
+        return
+    barred_for = barred(records)
+    first = rewards.unique("reward", keep="first", maintain_order=True)
+    reasons = [
+        f"{name}: {barred_for.get(name, evidence)}"
+        for name, evidence in first.select("reward", "evidence").iter_rows()
+    ]
+    raise SelfimpError(
+        f"no reward of the recipe gave any sample a value; {'; '.join(reasons) or 'none judged any'}",
+        where=f"{key} {ASSET}",
+        fix="add another reward to recipe.rewards, choose another judge, or lower its floor",
     )
 
 

@@ -31,6 +31,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
     weighted_accuracy,
     wilson,
 )
+from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeSummary
 from selfimp_dagster.lifecycle.selection.text import normalised, tokens
 from selfimp_dagster.records import DIMENSIONS, frame
 
@@ -84,6 +85,10 @@ MEASURES: Mapping[str, Measure] = {
     "verifier_precision": Measure("safety", "share"),
     "verifier_recall": Measure("safety", "share"),
     "verifier_error_rate": Measure("safety", "share"),
+    "judge_precision": Measure("safety", "share"),
+    "judge_recall": Measure("safety", "share"),
+    "judge_agreement": Measure("safety", "share"),
+    "judge_position_bias": Measure("safety", "share"),
     "empty_rate": Measure("safety", "share"),
     "truncation_rate": Measure("safety", "share"),
     "environment_error_rate": Measure("safety", "share"),
@@ -124,7 +129,7 @@ class Evidence:
     evaluations (records.EVALUATIONS) of each earlier round of the line, `draws` the samples of each arm in
     this round (DRAWS), `embedded` some of them as the arm's own weights embed them, `votes_before` what the
     incumbent drew when it was a candidate (DRAWS; empty for the base model), `selection` the fates of the
-    round's samples (records.SELECTION).
+    round's samples (records.SELECTION), `judges` what the round knows of its judges.
     """
 
     evaluations: pl.DataFrame
@@ -140,6 +145,7 @@ class Evidence:
     verdict: Verdict
     probe: Probe
     skill_weights: Mapping[str, float]
+    judges: Sequence[JudgeSummary] = ()
 
 
 def dimensions(evidence: Evidence) -> pl.DataFrame:
@@ -637,6 +643,7 @@ def _safety(evidence: Evidence) -> Iterator[dict[str, Any]]:
         failed = rows.height - rows["error"].null_count()
         note = f"{failed} of {rows.height} episodes ended because the environment raised."
         yield _share("environment_error_rate", str(arm), failed, rows.height, note)
+    yield from _judges(evidence.judges)
     judged = evidence.selection.filter(pl.col("step") == "decontamination")
     if not judged.is_empty():
         dropped = judged.filter(~pl.col("kept")).height
@@ -644,6 +651,21 @@ def _safety(evidence: Evidence) -> Iterator[dict[str, Any]]:
         yield _share("contamination_rate", "incumbent", dropped, judged.height, note)
     alarms = evidence.verdict.alarms
     yield _row("alarms", "candidate", len(alarms), None, 1, " ".join(alarms) or "No alarm sounds.")
+
+
+def _judges(judges: Sequence[JudgeSummary]) -> Iterator[dict[str, Any]]:
+    """The worst judge in each respect; the note tells of all."""
+    for measure, found, worst in (
+        ("judge_precision", {j.record.reward: j.precision for j in judges}, min),
+        ("judge_recall", {j.record.reward: j.recall for j in judges}, min),
+        ("judge_agreement", {j.record.reward: j.agreement for j in judges}, min),
+        ("judge_position_bias", {j.record.reward: j.position_bias for j in judges}, max),
+    ):
+        told = {name: estimate for name, estimate in found.items() if estimate is not None}
+        if told:
+            note = ", ".join(f"{name} {e.value:.3f} (of {e.n})" for name, e in sorted(told.items())) + "."
+            estimate = worst(told.values(), key=lambda e: e.value)
+            yield _estimated(measure, "candidate", estimate, note)
 
 
 def _share(measure: str, arm: str, count: int, n: int, note: str) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.report import ASSET
 from selfimp_dagster.lifecycle.policy import Policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
+from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, JudgeSummary
 from selfimp_dagster.lifecycle.sampling import unaided
-from selfimp_dagster.records import EVALUATIONS, REWARDS, SAMPLES, SELECTION, TASKS
+from selfimp_dagster.records import EVALUATIONS, JUDGE_PROBE, REWARDS, SAMPLES, SELECTION, TASKS
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import ArtifactStore
+from selfimp_dagster.store import Artifact, ArtifactStore
 
 
 def gather_evidence(
@@ -62,7 +63,19 @@ def gather_evidence(
         verdict=verdict,
         probe=probe,
         skill_weights=policy.campaign.skill_weights,
+        judges=tuple(judge_summaries(store.open(key, "generated_corpus"))),
     )
+
+
+def judge_summaries(corpus: Artifact) -> list[JudgeSummary]:
+    """What a generated_corpus knows of its judges; nothing if it was made before judges were tried."""
+    if not corpus.facts.get("judges"):
+        return []
+    probe = corpus.table("judge_probe", JUDGE_PROBE)
+    rewards, samples = corpus.table("rewards", REWARDS), corpus.table("samples", SAMPLES)
+    return [
+        JudgeSummary.of(JudgeRecord(**record), probe, rewards, samples) for record in corpus.facts["judges"]
+    ]
 
 
 def _draws(store: ArtifactStore, key: RoundKey, asset: str) -> pl.DataFrame:

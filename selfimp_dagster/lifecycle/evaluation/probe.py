@@ -1,4 +1,4 @@
-"""The gold probe: whether the verifier that gives every score still tells right answers from wrong ones."""
+"""The gold probe: whether what gives scores still tells right answers from wrong ones."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -29,16 +29,12 @@ class Probe(NamedTuple):
 def probe_verifier(tasks: Sequence[Task], judge: Callable[[Task, str], Judgement] = verify) -> Probe:
     """Shows the verifier each task's own answer and a corrupted one; it should accept the first alone.
 
-    Tasks without an answer, or for which no wrong answer can be told from the right one, are left out.
-    An answer is accepted if its score is 1. The same tasks give the same probe in any order.
+    An answer is accepted if its score is 1. The same tasks give the same probe in any order. See
+    `gold_answers` for the tasks that are left out.
     """
-    known = sorted(
-        (task for task in tasks if task.answer and comparable_answer(task, task.answer) is not None),
-        key=lambda task: task.task_id,
-    )
-    shown = [(task, corrupted_answer(task, known)) for task in known[:PROBED_ITEMS]]
-    right = [judge(task, task.answer) for task, wrong in shown if task.answer and wrong is not None]
-    corrupted = [judge(task, wrong) for task, wrong in shown if wrong is not None]
+    shown = gold_answers(tasks, PROBED_ITEMS)
+    right = [judge(gold.task, gold.right) for gold in shown]
+    corrupted = [judge(gold.task, gold.corrupted) for gold in shown]
     return Probe(
         right=len(right),
         right_accepted=sum(judgement.value >= 1 for judgement in right),
@@ -46,6 +42,27 @@ def probe_verifier(tasks: Sequence[Task], judge: Callable[[Task, str], Judgement
         corrupted_accepted=sum(judgement.value >= 1 for judgement in corrupted),
         errors=sum(judgement.error for judgement in [*right, *corrupted]),
     )
+
+
+class Gold(NamedTuple):
+    """A task with its own answer, which is right, and one that is wrong and looks like it."""
+
+    task: Task
+    right: str
+    corrupted: str
+
+
+def gold_answers(tasks: Sequence[Task], at_most: int) -> list[Gold]:
+    """Right and corrupted answers to the tasks with the smallest ids.
+
+    Tasks without an answer, or for which no wrong answer can be told from the right one, are left out.
+    """
+    known = sorted(
+        (task for task in tasks if task.answer and comparable_answer(task, task.answer) is not None),
+        key=lambda task: task.task_id,
+    )
+    shown = ((task, task.answer, corrupted_answer(task, known)) for task in known[:at_most])
+    return [Gold(task, right, wrong) for task, right, wrong in shown if right and wrong is not None]
 
 
 def corrupted_answer(task: Task, others: Sequence[Task]) -> str | None:

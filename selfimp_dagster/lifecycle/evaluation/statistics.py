@@ -18,6 +18,7 @@ RESAMPLES = 19_999  # resolves p-values down to 5e-5: alpha 0.05 over 1000 round
 _BATCH = 1_000  # resamples held in memory at once
 _TAIL = 1e-12  # probability that power calculations may ignore on either side
 _TEETH = 10  # of the sawtooth that power is in n; farther down it cannot reach the power again
+_STEPS = 10_000  # of the maximisation of a Bradley-Terry likelihood, which ends long before
 _BETS: Vector = np.arange(1, 100) / 100  # shares of its capital that the e-value's player stakes on each item
 
 
@@ -114,6 +115,86 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # The ends are exact at a share of 0 and 1; elsewhere rounding must not push them past the share.
     return Interval(min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def rogan_gladen(
+    accepted: int,
+    judged: int,
+    sensitivity: tuple[int, int],
+    specificity: tuple[int, int],
+    confidence: float = 0.95,
+) -> Estimate | None:
+    """The share of right answers behind the share that an imperfect judge accepted.
+
+    Rogan and Gladen 1978, doi:10.1093/oxfordjournals.aje.a112510: (p + sp - 1) / (se + sp - 1), held within 0
+    and 1. The interval also covers that sensitivity and specificity are themselves estimated, and keeps its
+    width where they were found to be 1: Lang and Reiczigel 2014, doi:10.1016/j.prevetmed.2013.09.015.
+
+    Args:
+        accepted, judged: answers that the judge accepted, of those that it judged.
+        sensitivity: right answers that it accepted in a trial, and how many it was shown.
+        specificity: wrong answers that it refused in the trial, and how many it was shown.
+
+    Returns:
+        None where nothing was judged, or where the judge is no better than chance, so that what it accepted
+        says nothing.
+
+    Raises:
+        ValueError: a count is not within 0 and its total.
+    """
+    counts = ((accepted, judged), sensitivity, specificity)
+    if any(not 0 <= count <= total for count, total in counts):
+        raise ValueError(f"counts of totals: {counts}")
+    if not all(total for _, total in counts):
+        return None
+    share, se, sp = (count / total for count, total in counts)
+    if se + sp <= 1:
+        return None
+    z = _two_sided_z(confidence)
+    n, n_se, n_sp = judged + z * z, sensitivity[1] + 2, specificity[1] + 2
+    p, se_, sp_ = (accepted + z * z / 2) / n, (sensitivity[0] + 1) / n_se, (specificity[0] + 1) / n_sp
+    informed = se_ + sp_ - 1
+    centre = (p + sp_ - 1) / informed
+    of_se, of_sp = se_ * (1 - se_) / n_se, sp_ * (1 - sp_) / n_sp
+    half = z * sqrt(p * (1 - p) / n + centre**2 * of_se + (1 - centre) ** 2 * of_sp) / informed
+    middle = centre + 2 * z * z * (centre * of_se - (1 - centre) * of_sp)
+    value = min(1.0, max(0.0, (share + sp - 1) / (se + sp - 1)))
+    low, high = (min(1.0, max(0.0, end)) for end in (middle - half, middle + half))
+    return Estimate(value, min(low, value), max(high, value), judged)
+
+
+def bradley_terry(players: int, games: Sequence[tuple[int, int, float]], prior: float = 0.5) -> list[float]:
+    """The strengths behind paired comparisons: i beats j with probability s_i / (s_i + s_j).
+
+    Bradley and Terry 1952, doi:10.2307/2334029; maximised as Hunter 2004, doi:10.1214/aos/1079120141. A draw
+    counts as half a win for each.
+
+    Args:
+        players: how many there are, numbered from 0.
+        games: the two that met, and what came of it for the first: 1 won, 0.5 drawn, 0 lost.
+        prior: games that each is taken to have won, and to have lost, against a player of strength 1. They
+            keep one that won all its games finite, and tie together those that never met; without them every
+            player must have won and lost.
+    """
+    wins = [prior] * players
+    met: dict[tuple[int, int], int] = {}
+    for first, second, score in games:
+        wins[first] += score
+        wins[second] += 1 - score
+        met[first, second] = met.get((first, second), 0) + 1
+    strengths = [1.0] * players
+    for _ in range(_STEPS):
+        expected = [2 * prior / (strength + 1) for strength in strengths]
+        for (first, second), times in met.items():
+            share = times / (strengths[first] + strengths[second])
+            expected[first] += share
+            expected[second] += share
+        new = [won / rate for won, rate in zip(wins, expected, strict=True)]
+        moved = max(abs(after / before - 1) for after, before in zip(new, strengths, strict=True))
+        strengths = new
+        if moved < 1e-9:
+            break
+    return strengths
 
 
 def weighted_accuracy(

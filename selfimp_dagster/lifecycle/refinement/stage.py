@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
+from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.refinement.refined import (
     SOLVED,
@@ -16,6 +17,7 @@ from selfimp_dagster.lifecycle.refinement.refined import (
 )
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, barred
 from selfimp_dagster.lifecycle.rewards.judging import Reward, accepted, judge_samples, recorded_judgements
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -69,13 +71,18 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         generation="SE",
         label="answering",
     )
-    judges = campaign.recipe.judges
-    practice, solved = _practice(corpus, tasks, judges)
+    chosen = campaign.recipe.judges
+    practice, solved = _practice(corpus, tasks, chosen)
     every_task = pl.concat([tasks, practice])
     seed = derive_seed(policy.seed, ASSET)
+    judges = Judges(bench, policy, draft.folder / ".judgements")
+    silent = barred(JudgeRecord(**record) for record in corpus.facts.get("judges", []))
+
+    def to_judge(samples: pl.DataFrame, seed: int) -> RewardContext:
+        return RewardContext(every_task, samples, REWARDS.to_frame(), seed, judges.judge, silent)
 
     def judge(samples: pl.DataFrame) -> dict[str, float]:
-        judged = judge_samples(judges[:1], RewardContext(every_task, samples, REWARDS.to_frame(), seed))
+        judged = judge_samples(chosen[:1], to_judge(samples, seed))
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
     context = RefinementContext(
@@ -91,17 +98,14 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     )
     drawn, refined = method.function(context, parameters)
     samples = pl.concat([before, drawn])
-    rewards = recorded_judgements(
-        judges,
-        RewardContext(every_task, samples, REWARDS.to_frame(), derive_seed(policy.seed, "refined rewards")),
-    )
+    rewards = recorded_judgements(chosen, to_judge(samples, derive_seed(policy.seed, "refined rewards")))
     table = compare(
         tasks,
         before,
         samples,
         rewards.filter(pl.col("reward") == ANSWER),
         refined,
-        accepted(rewards, judges),
+        accepted(rewards, chosen),
     )
     offered = table.filter("accepted")
     draft.write_table("tasks", tasks, TASKS)
@@ -128,7 +132,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "tokens_after": table["after_tokens"].sum(),
             "engine": engine.describe(),
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},
+        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
     )
 
 
@@ -185,11 +189,11 @@ def _flip(before: float, after: float) -> str:
 
 
 def _practice(
-    corpus: Artifact, tasks: pl.DataFrame, judges: list[Reward]
+    corpus: Artifact, tasks: pl.DataFrame, chosen: list[Reward]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The other tasks of the round's corpus, and the unaided answers to them that are accepted (SOLVED)."""
     practice = corpus.table("tasks", TASKS).join(tasks, on="task_id", how="anti")
-    right = accepted(corpus.table("rewards", REWARDS), judges)
+    right = accepted(corpus.table("rewards", REWARDS), chosen)
     solved = unaided(corpus.table("samples", SAMPLES)).filter(pl.col("sample_id").is_in(right))
     told = solved.sort("task_id", "sample_id").join(practice, on="task_id").select(list(SOLVED))
     return practice, told.unique("task_id", keep="first", maintain_order=True)

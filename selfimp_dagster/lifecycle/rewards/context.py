@@ -1,19 +1,55 @@
 """What a reward is given."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import polars as pl
+
+from selfimp_dagster.engines.base import Message, Sampling
+from selfimp_dagster.engines.chat import Choice, Reply
+from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing that a judge is asked; with another seed it may answer otherwise."""
+
+    messages: tuple[Message, ...]
+    seed: int = 0
+
+
+class Judge(Protocol):
+    """A model that is asked for judgements. Both methods answer in the order of the questions.
+
+    `policy_hash` is that of its weights, None where nobody can see them; `label` names the progress bar.
+    """
+
+    policy_hash: str | None
+
+    def ask(self, questions: Sequence[Question], sampling: Sampling, *, label: str) -> list[Reply]: ...
+
+    def choose(
+        self, questions: Sequence[Question], options: Sequence[str], *, label: str
+    ) -> list[Choice]: ...
+
+
+def _nobody(source: JudgeSource) -> Judge:
+    raise ValueError(f"there is no judge here, not even {source.label}")
 
 
 @dataclass(frozen=True)
 class RewardContext:
-    """What a reward may look at.
+    """What a reward may look at, and whom it may ask.
 
     `tasks` (records.TASKS) and the `samples` of them (records.SAMPLES) that are to be judged; `rewards` are
-    the judgements (records.REWARDS) of the rewards that stand before this one in the recipe.
+    the judgements (records.REWARDS) of the rewards that stand before this one in the recipe. `judge` opens
+    the judge of a source. `barred` are rewards that say nothing in this round, with the reason.
     """
 
     tasks: pl.DataFrame
     samples: pl.DataFrame
     rewards: pl.DataFrame
     seed: int
+    judge: Callable[[JudgeSource], Judge] = _nobody
+    barred: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from selfimp_dagster.lifecycle.evaluation.dimensions import (
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, judge
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
+from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
 from selfimp_dagster.records import DIMENSIONS, EPISODES, REWORDINGS, SELECTION, TASKS, TWINS, frame
 
 MakeRows = Callable[..., pl.DataFrame]
@@ -415,3 +416,39 @@ def test_rows_hold_their_values_and_hang_on_no_order(
         )
     )
     assert again.equals(rows)
+
+
+def _judge(
+    name: str, right: int, corrupted: int, agreed: int, bias: Bias, absolute: bool = True
+) -> JudgeSummary:
+    """A judge that was tried on 10 right and 10 corrupted answers and judged 20 samples."""
+    record = JudgeRecord(
+        reward=name, judge=name, policy_hash=None, absolute=absolute, accept=0.6, floor=0.7, barred=""
+    )
+    return JudgeSummary(record, 10, right, 10, corrupted, 0, 20, 0, 20, 10, 20, agreed, bias)
+
+
+def test_of_several_judges_the_worst_is_shown_and_all_are_told(make_rows: MakeRows) -> None:
+    judges = (
+        _judge("strict", right=4, corrupted=0, agreed=19, bias=Bias(0, 0, 0)),
+        _judge("mild", right=9, corrupted=3, agreed=15, bias=Bias(8, 1, 1)),
+        _judge("pairs", right=8, corrupted=2, agreed=20, bias=Bias(16, 10, 2), absolute=False),
+    )
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), judges=judges))
+    precision = found(rows, "judge_precision")
+    assert (precision["value"], precision["n"]) == (9 / 12, 12)
+    assert (precision["low"], precision["high"]) == pytest.approx(wilson(9, 12))
+    assert precision["note"] == "mild 0.750 (of 12), pairs 0.800 (of 10), strict 1.000 (of 4)."
+    assert found(rows, "judge_recall")["value"] == 0.4
+    assert found(rows, "judge_agreement")["note"] == "mild 0.750 (of 20), strict 0.950 (of 20)."
+    bias = found(rows, "judge_position_bias")
+    assert (bias["value"], bias["note"]) == (0.75, "mild 0.250 (of 8), pairs 0.750 (of 16).")
+
+
+def test_a_judge_that_accepts_nothing_has_no_precision(make_rows: MakeRows) -> None:
+    silent = _judge("strict", right=0, corrupted=0, agreed=10, bias=Bias(0, 0, 0))
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), judges=(silent,)))
+    assert set(rows["measure"]) & {name for name in MEASURES if name.startswith("judge_")} == {
+        "judge_recall",
+        "judge_agreement",
+    }

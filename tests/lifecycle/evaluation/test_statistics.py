@@ -12,6 +12,7 @@ from scipy.stats import binom, binomtest, norm
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
     PastTest,
+    bradley_terry,
     e_value_critical_wins,
     e_value_p,
     effective_items,
@@ -31,6 +32,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
     paired_power,
     pass_at_k,
     ratio_interval,
+    rogan_gladen,
     sign_flip_permutation,
     weighted_accuracy,
     wilson,
@@ -556,3 +558,82 @@ def test_a_margin_that_is_none_is_refused(margin: float) -> None:
         non_inferiority(1, 1, 10, margin)
     with pytest.raises(ValueError, match="margin"):
         minimum_guard_items(margin, 0.2, 0.05, 0.8)
+
+
+def test_corrected_rates_are_the_published_ones() -> None:
+    # epiR's example of epi.prev: 23 of 150 cows, sensitivity 0.96, specificity 0.89: 5.1 per 100.
+    corrected = rogan_gladen(23, 150, (96, 100), (89, 100))
+    assert corrected is not None
+    assert corrected.value == pytest.approx((23 / 150 + 0.89 - 1) / (0.96 + 0.89 - 1))
+    assert round(100 * corrected.value, 1) == 5.1
+    assert corrected.low == 0.0
+
+
+def test_a_perfect_judge_is_not_corrected_but_its_interval_allows_for_the_trial() -> None:
+    corrected = rogan_gladen(60, 200, (32, 32), (32, 32))
+    assert corrected is not None
+    assert corrected.value == pytest.approx(0.3)
+    plain = wilson(60, 200)
+    assert corrected.high - corrected.low > plain.high - plain.low
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [(5, 10, (8, 16), (8, 16)), (5, 10, (3, 16), (8, 16)), (0, 0, (9, 9), (9, 9)), (5, 10, (0, 0), (9, 9))],
+    ids=["chance", "worse than chance", "nothing judged", "not tried"],
+)
+def test_what_says_nothing_is_not_corrected(
+    counts: tuple[int, int, tuple[int, int], tuple[int, int]],
+) -> None:
+    assert rogan_gladen(*counts) is None
+
+
+def test_counts_beyond_their_totals_are_refused() -> None:
+    with pytest.raises(ValueError, match="counts of totals"):
+        rogan_gladen(11, 10, (9, 9), (9, 9))
+
+
+@pytest.mark.parametrize(("share", "se", "sp"), [(0.3, 0.85, 0.8), (0.05, 0.9, 0.9), (0.5, 1.0, 1.0)])
+def test_the_interval_of_a_corrected_rate_covers_the_truth(share: float, se: float, sp: float) -> None:
+    rng = np.random.default_rng(0)
+    accepted = rng.binomial(200, share * se + (1 - share) * (1 - sp), 400)
+    tried = zip(rng.binomial(32, se, 400), rng.binomial(32, sp, 400), strict=True)
+    found = [
+        rogan_gladen(int(count), 200, (int(right), 32), (int(wrong), 32))
+        for count, (right, wrong) in zip(accepted, tried, strict=True)
+    ]
+    covered = [estimate.low <= share <= estimate.high for estimate in found if estimate]
+    assert len(covered) == 400
+    assert np.mean(covered) >= 0.93
+
+
+_BASEBALL = [  # wins of the row's team over the column's: American League East 1987 (Agresti 2002, 10.6)
+    [0, 7, 9, 7, 7, 9, 11],
+    [6, 0, 7, 5, 11, 9, 9],
+    [4, 6, 0, 7, 7, 8, 12],
+    [6, 8, 6, 0, 6, 7, 10],
+    [6, 2, 6, 7, 0, 7, 12],
+    [4, 4, 5, 6, 6, 0, 6],
+    [2, 4, 1, 3, 1, 7, 0],
+]
+
+
+def test_strengths_are_the_published_ones() -> None:
+    games = [
+        (i, j, 1.0) for i, row in enumerate(_BASEBALL) for j, wins in enumerate(row) for _ in range(wins)
+    ]
+    strengths = np.log(bradley_terry(7, games, prior=0))
+    assert np.round(strengths - strengths[-1], 2).tolist() == [1.58, 1.44, 1.29, 1.25, 1.11, 0.68, 0.0]
+
+
+def test_strengths_of_two_are_their_wins_and_a_draw_is_half_of_one() -> None:
+    one, other = bradley_terry(2, [(0, 1, 1.0)] * 2 + [(1, 0, 1.0)] + [(0, 1, 0.5)] * 2, prior=0)
+    assert one / other == pytest.approx(3 / 2)
+
+
+def test_a_single_game_gives_finite_strengths() -> None:
+    # With half a game won and lost against a player of strength 1: x = 1.5 / (1/(x + 1/x) + 1/(x + 1)).
+    one, other = bradley_terry(2, [(0, 1, 1.0)])
+    assert other == pytest.approx(1 / one)
+    assert one == pytest.approx(1.5 / (1 / (one + other) + 1 / (one + 1)))
+    assert bradley_terry(3, []) == [1.0, 1.0, 1.0]

@@ -2,13 +2,16 @@
 
 import polars as pl
 import pytest
+from judges import ScriptedJudge, reward, reward_context
 from pydantic import BaseModel
 
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.rewards.answer import answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.judging import (
     Reward,
     accepted,
+    check_rewards,
     judge_samples,
     recorded_judgements,
     visible,
@@ -80,13 +83,51 @@ def test_a_reward_sees_the_judgements_of_those_before_it_and_never_the_measured_
 
 
 @pytest.mark.parametrize(
-    ("reward", "message"),
+    ("judging", "message"),
     [
         (_reward("twice", ("s0", 1.0), ("s0", 0.0)), "at most once"),
         (_reward("unknown", ("s9", 1.0)), "no other"),
         (_reward("own", ("s0", 1.0), named="other"), "another name"),
     ],
 )
-def test_a_reward_that_does_not_judge_as_agreed_is_refused(reward: Reward, message: str) -> None:
+def test_a_reward_that_does_not_judge_as_agreed_is_refused(judging: Reward, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        judge_samples([reward], _context("2"))
+        judge_samples([judging], _context("2"))
+
+
+def test_rewards_that_cannot_judge_are_refused_with_what_to_do() -> None:
+    check_rewards([reward("answer"), reward("judge"), reward("judge", name="strict", floor=0.9)])
+    check_rewards([reward("judge"), reward("weighted", parts={"judge": 1.0})])
+    for chosen, what, fix in (
+        ([reward("judge"), reward("judge")], "judge is there twice", "another `name`"),
+        ([reward("answer"), reward("judge", name="answer")], "answer is there twice", "another `name`"),
+        (
+            [reward("weighted"), reward("answer")],
+            "made of answer, which does not stand before",
+            "it is the first",
+        ),
+        (
+            [reward("answer"), reward("weighted", parts={"vote": 1})],
+            "made of vote",
+            "choose parts among: answer",
+        ),
+        (
+            [reward("answer"), reward("judge", judge={"source": "incumbent"})],
+            "has the incumbent judge the corpus, which it drew itself",
+            "source: base, model or endpoint",
+        ),
+    ):
+        with pytest.raises(SelfimpError) as caught:
+            check_rewards(chosen)
+        assert what in caught.value.what
+        assert fix in caught.value.fix
+        assert caught.value.where == f"recipe.rewards.{1 if chosen[0].name != 'weighted' else 0}"
+
+
+def test_a_reward_with_a_name_of_its_own_is_seen_by_that_name() -> None:
+    chosen = [reward("judge", name="strict", repeats=1), reward("judge", name="mild", repeats=1)]
+    context = reward_context({"1+1": ["2"]}, ScriptedJudge(lambda text, seed: "Grade: 5"))
+    judged = recorded_judgements(chosen, context)
+    assert judged["reward"].to_list() == ["answer", "mild", "strict"]
+    assert visible(judged, chosen)["reward"].to_list() == ["mild", "strict"]
+    assert accepted(judged, chosen) == ["s0"]
