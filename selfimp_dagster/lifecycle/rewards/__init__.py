@@ -3,6 +3,7 @@
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
     judge,
+    majority_vote,
     pairwise_judge,
     weighted,
 )
