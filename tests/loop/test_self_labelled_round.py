@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import yaml
 from home import Home
 
 from selfimp_dagster.lifecycle.evaluation.report import read_report
@@ -22,11 +23,9 @@ def _strings(home: Home) -> None:
         },
     )
     path = home.campaigns / "strings.yaml"
-    import yaml
-
     campaign = yaml.safe_load(path.read_text())
     del campaign["skills"]["learning"], campaign["guard"]
-    campaign["pools"] = {"train": [600, 60], "anchor": 60, "fresh": 40, "guard": 0}
+    campaign["pools"] = {"train": [600, 200], "anchor": 60, "fresh": 40, "guard": 0}
     campaign["evaluation"] = {"max_new_tokens": 6, "rewordings": 0, "twins": 0}
     campaign["recipe"] |= {
         "acquisition": {
@@ -37,7 +36,7 @@ def _strings(home: Home) -> None:
         },
         "rewards": [{"method": "majority_vote"}],
         "selection": [
-            {"method": "verified", "reward": "majority_vote", "minimum_confidence": 0.6},
+            {"method": "verified", "reward": "majority_vote", "minimum_confidence": 0.5},
             {"method": "length_filter"},
             *campaign["recipe"]["selection"][1:],
         ],
@@ -46,7 +45,7 @@ def _strings(home: Home) -> None:
             "learning_rate": 3e-3,
             "batch_size": 32,
             "epochs": 10,
-            "most_steps": 120,
+            "most_steps": 200,
             "replay": 1.0,
         },
     }
