@@ -13,9 +13,10 @@ from selfimp_dagster.errors import SelfimpError
 _ALLOWED = (
     # memory
     *("brk", "madvise", "mmap", "mprotect", "mremap", "munmap"),
-    # files that are open
+    # files and pipes that are open
     *("close", "dup", "dup2", "dup3", "fadvise64", "fdatasync", "fstat", "fstatfs", "fsync", "ftruncate"),
-    *("getdents", "getdents64", "lseek", "pread64", "pwrite64", "read", "readv", "write", "writev"),
+    *("getdents", "getdents64", "lseek", "pipe", "pipe2", "pread64", "pwrite64", "read", "readv"),
+    *("write", "writev"),
     # files by name; where they may lie is a matter of the level
     *("access", "chdir", "faccessat", "faccessat2", "getcwd", "lstat", "newfstatat", "open", "openat"),
     *("readlink", "readlinkat", "rename", "renameat", "renameat2", "stat", "statfs", "statx", "umask"),

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from pathlib import Path
 
 import pytest
 
@@ -206,3 +207,14 @@ def test_environments_are_found_by_name_and_no_name_is_taken_twice() -> None:
     assert "frozen_lake" in refused.value.fix
     with pytest.raises(ValueError, match="already"):
         environment("taxi", parameters=TaxiParameters, version=1)(Taxi)
+
+
+def test_the_documented_parameters_and_their_defaults_are_those_of_the_environments() -> None:
+    page = (Path(__file__).parents[2] / "docs/environments.md").read_text(encoding="utf-8")
+    documented: dict[str, dict[str, str]] = {}
+    rows = re.findall(r"^\| `?(\w+)`? \| `(\w+)` \| (\S+) \|", page, re.MULTILINE)
+    for name, parameter, default in rows:
+        documented.setdefault(name, {})[parameter] = default
+    for kind in all_environments():
+        fields = {name: str(field.default) for name, field in kind.parameters.model_fields.items()}
+        assert documented["all"] | documented[kind.name] == fields

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
+from events import materialization
 from home import Home, selfimp
 
 from selfimp_dagster.campaign import load_campaign
@@ -13,7 +13,10 @@ from selfimp_dagster.environments.protocol import Bounds, EnvironmentKind, Step,
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import read_dimensions
 from selfimp_dagster.lineage.replay import replay_episodes
+from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.records import EPISODES
+from selfimp_dagster.report import write_report
+from selfimp_dagster.report.data import EpisodeFacts, gather
 from selfimp_dagster.round_key import RoundKey
 
 _LAKE = {"environment": "frozen_lake", "episodes": 2, "turns": 2, "max_new_tokens": 4}
@@ -53,7 +56,7 @@ def test_the_scores_are_measures_of_the_round(played: Home) -> None:
     }
 
 
-def test_recorded_episodes_are_replayed_and_one_that_was_altered_is_found(played: Home) -> None:
+def test_recorded_episodes_are_replayed(played: Home) -> None:
     found = list(replay_episodes(played.store, RoundKey("tiny", 0)))
     assert len(found) == 4
     assert all(episode.difference is None for episode in found)
@@ -62,6 +65,53 @@ def test_recorded_episodes_are_replayed_and_one_that_was_altered_is_found(played
     assert "Every episode is identical." in shown.stdout
     with pytest.raises(SelfimpError, match="no episode zzz"):
         list(replay_episodes(played.store, RoundKey("tiny", 0), "zzz"))
+
+
+def test_an_episode_that_is_not_what_was_played_is_found(played: Home, tmp_path: Path) -> None:
+    copy = played.copy_to(tmp_path / "copy")
+    artifact = copy.store.open(RoundKey("tiny", 0), "eval_report", verify=False)
+    episodes = _episodes(copy, 0)
+    rows = episodes.to_dicts()
+    rows[0]["outcome"] = 1.0 - rows[0]["outcome"]
+    rows[1]["messages"][-1]["content"] = "You have reached the goal."
+    path = artifact.folder / "episodes.parquet"
+    pl.DataFrame(rows, schema=EPISODES).write_parquet(path)
+    with pytest.raises(SelfimpError, match="not what was written"):
+        list(replay_episodes(copy.store, RoundKey("tiny", 0)))
+    manifest = artifact.folder.parent / "manifest.json"
+    recorded = artifact.manifest.files["episodes.parquet"]
+    manifest.write_text(manifest.read_text().replace(recorded, file_sha256(path)))
+    differences = [episode.difference for episode in replay_episodes(copy.store, RoundKey("tiny", 0))]
+    assert differences[0] == f"outcome: recorded {rows[0]['outcome']}, now {1.0 - rows[0]['outcome']}"
+    assert differences[1] is not None
+    assert differences[1].startswith("message ")
+    assert differences[2:] == [None, None]
+    told = selfimp(copy.environment, "replay", "tiny/0000")
+    assert told.returncode == 1
+    assert "2 of 4 episodes differ." in told.stdout
+
+
+def test_episodes_are_shown_in_the_ui_and_in_the_report(played: Home) -> None:
+    with played.instance() as instance:
+        shown = materialization(instance, "eval_report", "tiny/0001").metadata
+    (first, *_) = shown["sample_episode"].records
+    assert first.data["who"] == "frozen_lake"
+    assert str(first.data["said"]).startswith("You walk on a frozen lake")
+    assert [row.data["arm"] for row in shown["episodes"].records] == ["incumbent", "candidate"]
+    page = write_report(played.store, "tiny").read_text(encoding="utf-8")
+    assert "Episodes in environments" in page
+    assert "You walk on a frozen lake" in page
+    round_ = gather(played.store, "tiny").rounds[-1]
+    assert isinstance(round_.episodes, EpisodeFacts)
+    assert [row.episodes for row in round_.episodes.played] == [2, 2]
+
+
+def test_a_round_of_a_campaign_without_environments_has_no_episodes(two_rounds: Home) -> None:
+    key = RoundKey("tiny", 0)
+    assert two_rounds.store.open(key, "eval_report").table("episodes", EPISODES).is_empty()
+    with pytest.raises(SelfimpError, match="it has no episodes"):
+        list(replay_episodes(two_rounds.store, key))
+    assert gather(two_rounds.store, "tiny").rounds[0].episodes == EpisodeFacts()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +129,6 @@ def test_an_environment_that_cannot_be_is_refused_when_the_campaign_is_read(
     path = home.write_campaign(evaluation={"max_new_tokens": 4, "environments": [choice]})
     with pytest.raises(SelfimpError, match=message):
         load_campaign(path)
-    yaml.safe_load(path.read_text())
 
 
 class _Fragile:

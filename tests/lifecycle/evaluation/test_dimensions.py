@@ -452,3 +452,57 @@ def test_a_judge_that_accepts_nothing_has_no_precision(make_rows: MakeRows) -> N
         "judge_recall",
         "judge_agreement",
     }
+
+
+def _episodes(scores: Mapping[tuple[str, str], Sequence[tuple[float, float] | None]]) -> pl.DataFrame:
+    """Episodes by arm and environment: outcome and process of each; none: the environment raised."""
+    blank = dict.fromkeys(EPISODES)
+    return frame(
+        (
+            blank
+            | {
+                "episode_id": f"{environment}-{number}",
+                "environment": environment,
+                "arm": arm,
+                "outcome": score[0] if score else None,
+                "process": score[1] if score else None,
+                "error": None if score else "RuntimeError: broken",
+                "fingerprint": "harness",
+            }
+            for (arm, environment), episodes in scores.items()
+            for number, score in enumerate(episodes)
+        ),
+        EPISODES,
+    )
+
+
+def test_environments_weigh_the_same_and_arms_are_compared_in_the_same_episodes(make_rows: MakeRows) -> None:
+    episodes = _episodes(
+        {
+            ("incumbent", "lake"): [(0, 0.5), (0, 0.5), (1, 1.0), None],
+            ("incumbent", "taxi"): [(0, 0.0)],
+            ("candidate", "lake"): [(1, 1.0), (0, 0.5), None, (1, 1.0)],
+            ("candidate", "taxi"): [(1, 0.5)],
+        }
+    )
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), episodes=episodes))
+    assert found(rows, "environment_outcome", "incumbent")["value"] == pytest.approx((1 / 3 + 0) / 2)
+    assert found(rows, "environment_outcome")["value"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found(rows, "environment_process")["value"] == pytest.approx((2.5 / 3 + 0.5) / 2)
+    assert found(rows, "environment_outcome")["note"] == "lake 0.667 (3 episodes), taxi 1.000 (1 episodes)."
+    # Both arms' worlds held in two lakes and the taxi: differences 1 and 0 there, and 1 here.
+    change = found(rows, "environment_outcome_change")
+    assert (change["value"], change["n"]) == (pytest.approx((1 / 2 + 1) / 2), 3)
+    assert change["low"] <= change["value"] <= change["high"]
+    assert found(rows, "environment_process_change")["value"] == pytest.approx((0.25 + 0.5) / 2)
+    raised = found(rows, "environment_error_rate")
+    assert (raised["value"], raised["n"]) == (1 / 5, 5)
+    assert (raised["low"], raised["high"]) == pytest.approx(wilson(1, 5))
+
+
+def test_a_round_whose_environments_all_raised_has_an_error_rate_and_no_scores(make_rows: MakeRows) -> None:
+    broken = _episodes({("incumbent", "lake"): [None], ("candidate", "lake"): [None]})
+    rows = dimensions(evidence(make_rows([0, 1], [1, 1]), episodes=broken))
+    measured = rows.filter(pl.col("measure").str.starts_with("environment"))
+    assert set(measured["measure"]) == {"environment_error_rate"}
+    assert measured["value"].to_list() == [1, 1]
