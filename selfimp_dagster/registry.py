@@ -28,7 +28,7 @@ class Method:
     """One registered method.
 
     `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the
-    tasks or the engine must provide (see PROVIDED).
+    tasks or the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line.
     """
 
     stage: Stage
@@ -38,6 +38,7 @@ class Method:
     section: str
     paper: str
     needs: frozenset[str]
+    state: type[BaseModel] | None = None
 
     @property
     def summary(self) -> str:
@@ -55,6 +56,7 @@ def method(
     section: str,
     paper: str,
     needs: frozenset[str] = frozenset(),
+    state: type[BaseModel] | None = None,
 ) -> Callable[[_Function], _Function]:
     """Registers the decorated function as a method of a stage.
 
@@ -66,7 +68,7 @@ def method(
         present = _METHODS.get((stage, name))
         if present is not None:
             raise ValueError(f"{stage} method {name!r} is already {present.function.__qualname__}")
-        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs)
+        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs, state)
         return function
 
     return register

@@ -119,7 +119,8 @@ class TransformersEngine:
         the same messages costs no more than asking for one.
         """
         found: list[list[float]] = [[] for _ in pairs]
-        asking: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}  # read -> pair, tokens to predict
+        # What is read, with the pairs that read it and the tokens that they ask for.
+        asking: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for pair, (messages, response) in enumerate(pairs):
             prompt = self._encode(messages) if messages else ()
             tokens = self._tokens(response)
