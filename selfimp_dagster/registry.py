@@ -17,8 +17,9 @@ PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewa
 CHAINS: frozenset[Stage] = frozenset({"reward", "selection"})
 """The stages for which a recipe chooses a list of methods."""
 
-PROVIDED = frozenset({"verifier", "logprobs", "embeddings"})
-"""What every task suite (a verifier) and every engine (the others) gives; a method may need more."""
+PROVIDED = frozenset({"verifier", "logprobs", "embeddings", "gradients"})
+"""What every task suite (a verifier), every engine (logprobs, embeddings) and every policy that is
+trained (its gradients) give; a method may need more."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -27,8 +28,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Method:
     """One registered method.
 
-    `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the
-    tasks or the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line.
+    `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the tasks or
+    the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line.
     """
 
     stage: Stage

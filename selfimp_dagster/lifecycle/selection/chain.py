@@ -7,7 +7,7 @@ of `rows`. A method with a `state` returns `(frame, state)`: the next round of t
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.selection.models import Models
+from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
 
@@ -67,6 +67,11 @@ class SelectionContext:
     models: Models
     state: BaseModel | None = None
     parent_gain: float | None = None
+
+    def asked(self, rows: pl.DataFrame) -> list[Pair]:
+        """Each row as it is trained on: how its task is asked, whatever else was shown, and the
+        response."""
+        return [(self.messages(prompt), response) for prompt, response in _texts(rows)]
 
     def reward(self, name: str) -> pl.DataFrame:
         """The named reward: sample_id, kind, value (null where it is not a number), evidence.
@@ -190,6 +195,15 @@ def funnel(selection: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("position")
     )
+
+
+def texts_of(rows: pl.DataFrame) -> list[str]:
+    """Each row as one text, its prompt and its response, for steps that compare texts."""
+    return [f"{prompt}\n{response}".strip() for prompt, response in _texts(rows)]
+
+
+def _texts(rows: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    return rows.select("prompt", "response").iter_rows()
 
 
 def _rows(context: SelectionContext) -> pl.DataFrame:

@@ -87,7 +87,8 @@ class Scripted:
         self, texts: Sequence[str], on_tokens: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
         on_tokens(len(texts))
-        rows = np.array([self._embeddings[text] for text in texts], dtype=float).reshape(len(texts), -1)
+        width = max(map(len, self._embeddings.values()), default=1)
+        rows = np.array([self._embeddings[text] for text in texts], dtype=float).reshape(len(texts), width)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
     def describe(self) -> dict[str, Any]:
