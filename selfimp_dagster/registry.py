@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from selfimp_dagster.errors import SelfimpError
 
-Stage = Literal["acquisition", "reward", "selection", "optimization", "refinement"]
+Stage = Literal["curriculum", "acquisition", "reward", "selection", "optimization", "refinement"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewards"}
