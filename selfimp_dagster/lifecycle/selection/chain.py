@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.rewards.context import Judge
+from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
@@ -50,11 +52,11 @@ JUDGEMENTS = pl.Schema(
 class SelectionContext:
     """What the steps of one round may look at.
 
-    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor,
-    fresh and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat
-    that asks it, `models` are what a step may have score texts. `state` is what the same step left in the
-    parent round, `parent_gain` by how much that round's candidate was more accurate than its incumbent on
-    items that only that round saw; none where there is no such thing.
+    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor, fresh
+    and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
+    asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
+    is what the same step left in the parent round, `parent_gain` by how much that round's candidate was
+    more accurate than its incumbent on items that only that round saw; none where there is no such thing.
     """
 
     tasks: pl.DataFrame
@@ -65,6 +67,7 @@ class SelectionContext:
     seed: int
     messages: Callable[[str], tuple[Message, ...]]
     models: Models
+    judge: Callable[[JudgeSource], Judge]
     state: BaseModel | None = None
     parent_gain: float | None = None
 

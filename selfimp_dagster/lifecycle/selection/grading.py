@@ -1,30 +1,27 @@
-"""Grades that a model gives: the mean of the grades under the probabilities that it gives them."""
+"""Grades that a judge gives: their mean under the probabilities that it gives them."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from selfimp_dagster.lifecycle.selection.models import Models, Role
+from selfimp_dagster.engines.chat import Choice
+from selfimp_dagster.lifecycle.rewards.context import Judge, Question
+from selfimp_dagster.lifecycle.rewards.verdicts import LEAST_MASS
 
 
 def expected_grades(
-    models: Models, role: Role, questions: Sequence[str], grades: Sequence[int], label: str
-) -> list[float]:
-    """The mean grade that the role's model answers each question with, if it answers with a grade at all.
+    judge: Judge, questions: Sequence[Question], grades: Sequence[int], label: str
+) -> list[tuple[float | None, str]]:
+    """The mean of the grades that a judge would answer each question with; or none, and why.
 
-    The model is asked for nothing but the probability of each grade as the whole answer, normalised over
-    the grades: there is no text that could be of another form.
+    It is asked for nothing but how probable each grade is as the answer: there is no text to be misread.
     """
-    pairs = [(({"role": "user", "content": text},), str(grade)) for text in questions for grade in grades]
-    logprobs = [sum(tokens) for tokens in models.logprobs(role, pairs, label)]
-    table = np.array(logprobs, dtype=float).reshape(len(questions), len(grades))
-    weights = np.exp(table - table.max(axis=1, keepdims=True))
-    means: list[float] = (weights @ np.array(grades, dtype=float) / weights.sum(axis=1)).tolist()
-    return means
+    choices = judge.choose(questions, [str(grade) for grade in grades], label=label) if questions else []
+    return [_mean(choice, grades) for choice in choices]
 
 
-def forges(text: str, marks: Sequence[str]) -> bool:
-    """Whether a text writes one of the marks that tell a grader its parts, as if it could grade
-    itself."""
-    flat = text.casefold()
-    return any(mark.casefold() in flat for mark in marks)
+def _mean(choice: Choice, grades: Sequence[int]) -> tuple[float | None, str]:
+    if choice.failure:
+        return None, f"no grade: {choice.failure}"
+    mass = sum(choice.probabilities)
+    if not mass >= LEAST_MASS:
+        return None, f"the grades have a probability of {mass:.2g} together"
+    return sum(p * grade for p, grade in zip(choice.probabilities, grades, strict=True)) / mass, ""

@@ -11,6 +11,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.carried import carried_state
 from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.judging import visible
 from selfimp_dagster.lifecycle.selection.chain import (
@@ -71,7 +72,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         config={"selection": [choice.model_dump(mode="json") for choice in campaign.recipe.selection]},
     )
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
-    models = _models(bench, policy)
+    models, judges = _models(bench, policy), Judges(bench, policy, draft.folder / ".judgements")
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
@@ -81,6 +82,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         seed=policy.seed,
         messages=campaign.messages,
         models=models,
+        judge=judges.judge,
         parent_gain=_parent_gain(bench.store, policy),
     )
     selection, left = run_chain(steps, context, states)
@@ -104,7 +106,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
             "funnel": funnel(selection).to_dicts(),
             **({"engine": models.harness} if models.harness else {}),
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": models.tokens},
+        measurements={"seconds": time.monotonic() - started, "tokens": models.tokens + judges.tokens},
     )
 
 

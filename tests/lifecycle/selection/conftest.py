@@ -10,6 +10,7 @@ import pytest
 
 from selfimp_dagster.engines.base import Engine, Message, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
+from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.selection import EARLIER, SelectionContext, SelectionStep
 from selfimp_dagster.lifecycle.selection.models import Models, Role
 from selfimp_dagster.progress import LogProgress
@@ -116,6 +117,7 @@ def make_corpus(
     items: Sequence[tuple[str, str]] = (),
     item_skill: str = "sums",
     models: Models | None = None,
+    judge: Judge | None = None,
 ) -> SelectionContext:
     """Samples as (sample_id, prompt, response); a task is its prompt. Rewards are named `answer`.
 
@@ -150,7 +152,13 @@ def make_corpus(
         seed=0,
         messages=lambda prompt: ({"role": "user", "content": prompt},),
         models=models or make_models(),
+        judge=lambda source: opened(judge),
     )
+
+
+def opened(judge: Judge | None) -> Judge:
+    assert judge is not None, "this step needs no judge"
+    return judge
 
 
 def rows_of(context: SelectionContext) -> pl.DataFrame:
