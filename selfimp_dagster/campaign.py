@@ -23,6 +23,7 @@ from selfimp_dagster.environments.protocol import (
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     acquisition,
+    curriculum,
     optimization,
     refinement,
     rewards,
@@ -83,6 +84,11 @@ class MethodChoice(BaseModel):
 class Recipe(_Strict):
     """Which method each stage uses."""
 
+    curriculum: MethodChoice | None = Field(
+        default=None,
+        description="What chooses the train tasks of a round, from what earlier rounds saw. None: they are "
+        "drawn by the weights of the skills.",
+    )
     acquisition: MethodChoice
     rewards: tuple[MethodChoice, ...] = Field(
         default=(MethodChoice(method=ANSWER),),
@@ -149,7 +155,9 @@ class Recipe(_Strict):
         def chain(stage: Stage, choices: tuple[MethodChoice, ...]) -> list[tuple[str, Stage, MethodChoice]]:
             return [(f"{PLACES[stage]}.{position}", stage, choice) for position, choice in enumerate(choices)]
 
+        optional = [self.curriculum] if self.curriculum else []
         return [
+            *(("curriculum", "curriculum", choice) for choice in optional),
             ("acquisition", "acquisition", self.acquisition),
             *chain("reward", self.rewards),
             *chain("selection", self.selection),
@@ -436,8 +444,13 @@ def campaign_schema() -> dict[str, Any]:
     for stage, options in choices.items():
         definitions[stage] = {"oneOf": options}
         reference = {"$ref": f"#/$defs/{stage}"}
-        listed = {"type": "array", "items": reference}
-        recipe[PLACES[stage]] = recipe[PLACES[stage]] | listed if stage in CHAINS else reference
+        field = recipe[PLACES[stage]]
+        if stage in CHAINS:
+            recipe[PLACES[stage]] = field | {"type": "array", "items": reference}
+        elif "anyOf" in field:
+            recipe[PLACES[stage]] = field | {"anyOf": [reference, {"type": "null"}]}
+        else:
+            recipe[PLACES[stage]] = reference
     return schema
 
 

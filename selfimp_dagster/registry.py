@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from selfimp_dagster.errors import SelfimpError
 
-Stage = Literal["acquisition", "reward", "selection", "optimization", "refinement"]
+Stage = Literal["curriculum", "acquisition", "reward", "selection", "optimization", "refinement"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewards"}
@@ -17,8 +17,9 @@ PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewa
 CHAINS: frozenset[Stage] = frozenset({"reward", "selection"})
 """The stages for which a recipe chooses a list of methods."""
 
-PROVIDED = frozenset({"verifier", "logprobs", "embeddings"})
-"""What every task suite (a verifier) and every engine (the others) gives; a method may need more."""
+PROVIDED = frozenset({"verifier", "logprobs", "embeddings", "gradients"})
+"""What every task suite (a verifier), every engine (logprobs, embeddings) and every policy that is
+trained (its gradients) give; a method may need more."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -27,8 +28,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Method:
     """One registered method.
 
-    `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the
-    tasks or the engine must provide (see PROVIDED).
+    `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the tasks or
+    the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line.
     """
 
     stage: Stage
@@ -38,6 +39,7 @@ class Method:
     section: str
     paper: str
     needs: frozenset[str]
+    state: type[BaseModel] | None = None
 
     @property
     def summary(self) -> str:
@@ -55,6 +57,7 @@ def method(
     section: str,
     paper: str,
     needs: frozenset[str] = frozenset(),
+    state: type[BaseModel] | None = None,
 ) -> Callable[[_Function], _Function]:
     """Registers the decorated function as a method of a stage.
 
@@ -66,7 +69,7 @@ def method(
         present = _METHODS.get((stage, name))
         if present is not None:
             raise ValueError(f"{stage} method {name!r} is already {present.function.__qualname__}")
-        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs)
+        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs, state)
         return function
 
     return register

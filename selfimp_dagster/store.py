@@ -84,6 +84,10 @@ class Artifact:
         """Whether it holds the table `name`; artifacts of an earlier version may lack a newer one."""
         return f"{name}.parquet" in self.manifest.files
 
+    def has_json(self, name: str) -> bool:
+        """Whether it holds the JSON file `name`; some are only there in some rounds."""
+        return f"{name}.json" in self.manifest.files
+
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
         """The Parquet table `name`, checked against its schema."""
         path = self.folder / f"{name}.parquet"

@@ -58,7 +58,7 @@ def _fields(node: dict[str, Any], definitions: dict[str, Any], name: str) -> Ite
     """
     inside = [*node.get("anyOf", ()), *node.get("oneOf", ())]
     reference = node.get("$ref", "").rpartition("/")[2]
-    if reference and reference not in ("acquisition", "optimization", "refinement"):
+    if reference and reference not in ("curriculum", "acquisition", "optimization", "refinement"):
         inside.append(definitions[reference])
     for part in inside:
         yield from _fields(part, definitions, name)

@@ -7,6 +7,7 @@ from pydantic import Field
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
+from selfimp_dagster.lifecycle.curriculum.stage import STATE
 from selfimp_dagster.lifecycle.evaluation.evidence import judge_summaries
 from selfimp_dagster.lifecycle.evaluation.statistics import Estimate
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
@@ -127,5 +128,10 @@ def generated_corpus(
                 )
             ),
             "engine": dg.MetadataValue.json(artifact.facts["engine"]),
+            **(
+                {"curriculum": dg.MetadataValue.json(artifact.json(STATE))}
+                if artifact.has_json(STATE)
+                else {}
+            ),
         },
     )

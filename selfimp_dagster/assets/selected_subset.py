@@ -3,7 +3,7 @@ import polars as pl
 
 from selfimp_dagster import __version__
 from selfimp_dagster.assets.generated_corpus import generated_corpus
-from selfimp_dagster.lifecycle.selection.stage import SUBSET, select_subset
+from selfimp_dagster.lifecycle.selection.stage import STATE, SUBSET, select_subset
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import funnel
 from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures, table
@@ -19,6 +19,7 @@ from selfimp_dagster.round_key import RoundKey
     owners=["team:selfimp"],
     kinds={"polars", "parquet"},
     code_version=__version__,
+    pool="gpu",  # steps may ask a model
 )
 def selected_subset(context: dg.AssetExecutionContext, workbench: WorkbenchResource) -> dg.MaterializeResult:
     """Every sample of the corpus with each selection step's score, kept or not and why."""
@@ -40,5 +41,6 @@ def selected_subset(context: dg.AssetExecutionContext, workbench: WorkbenchResou
             "steps": table(pl.DataFrame(artifact.facts["funnel"])),
             "dropped_because": table(reasons, limit=20),
             "rows": table(subset.select("sample_id", "skill", "prompt", "response")),
+            **({"states": dg.MetadataValue.json(artifact.json(STATE))} if artifact.has_json(STATE) else {}),
         },
     )

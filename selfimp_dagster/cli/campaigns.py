@@ -94,8 +94,8 @@ def methods() -> None:
     for method in known:
         console.print(f"[bold]{method.name}[/bold]: {escape(method.summary)}", highlight=False)
         for name, field in method.parameters.model_fields.items():
-            default = "(required)" if field.is_required() else field.get_default(call_default_factory=True)
-            console.print(f"    {name} = {default}  [dim]{field.description}[/dim]", highlight=False)
+            default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)}"
+            console.print(f"    {name}{default}  [dim]{field.description}[/dim]", highlight=False)
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -58,18 +58,21 @@ class Engine(Protocol):
         self, requests: Sequence[Request], sampling: Sampling, on_tokens: Callable[[int], None] = ...
     ) -> Iterator[list[Completion]]: ...
 
-    def logprobs(self, pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
+    def logprobs(
+        self, pairs: Sequence[tuple[tuple[Message, ...], str]], on_tokens: Callable[[int], None] = ...
+    ) -> list[list[float]]:
         """The log-probability of each token of a response after its messages, in nats, pair by pair.
 
         The end of the turn is not among the tokens. Without messages the response is read by itself, and its
         first token, which nothing stands before, has no entry. An empty response has an empty list.
+        `on_tokens` is called after each batch with the number of tokens that were read.
         """
         ...
 
-    def embed(self, texts: Sequence[str]) -> "np.ndarray":
+    def embed(self, texts: Sequence[str], on_tokens: Callable[[int], None] = ...) -> "np.ndarray":
         """The mean of the last layer's states over each text's tokens, at unit length: (texts, hidden).
 
-        A text without tokens has a row of zeros.
+        A text without tokens has a row of zeros. `on_tokens` is called as in `logprobs`.
         """
         ...
 

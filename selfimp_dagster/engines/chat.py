@@ -98,11 +98,13 @@ class EngineChat:
             choices = []
             for number, request in enumerate(batch):
                 own = logprobs[number * len(options) : (number + 1) * len(options)]
+                # The engine reads the prompt once for all options of one token.
+                readings = len({place if len(tokens) > 1 else -1 for place, tokens in enumerate(own)})
                 choices.append(
                     Choice(
                         request.request_id,
                         probabilities=tuple(math.exp(sum(tokens)) for tokens in own),
-                        prompt_tokens=len(options) * self._engine.prompt_tokens(request.messages),
+                        prompt_tokens=readings * self._engine.prompt_tokens(request.messages),
                         completion_tokens=sum(len(tokens) for tokens in own),
                     )
                 )

@@ -108,29 +108,43 @@ class TransformersEngine:
             yield self._decode(batch, len(shared), self._prefill_prefix(shared), sampling, on_tokens)
 
     @torch.inference_mode()
-    def logprobs(self, pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
-        """The log-probability of each token of a response after its messages, in nats, pair by pair."""
-        prompts = [self._encode(messages) if messages else () for messages, _ in pairs]
-        responses = [self._tokens(response) for _, response in pairs]
-        sequences = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        counts = [
-            len(response) if prompt else max(0, len(response) - 1)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+    def logprobs(
+        self,
+        pairs: Sequence[tuple[tuple[Message, ...], str]],
+        on_tokens: Callable[[int], None] = lambda count: None,
+    ) -> list[list[float]]:
+        """The log-probability of each token of a response after its messages, in nats, pair by pair.
+
+        What pairs have in common up to their last token is read once: asking for several one-token answers to
+        the same messages costs no more than asking for one.
+        """
         found: list[list[float]] = [[] for _ in pairs]
-        for rows in _by_length([row for row, count in enumerate(counts) if count], sequences):
-            kept = max(counts[row] for row in rows) + 1
+        # What is read, with the pairs that read it and the tokens that they ask for.
+        asking: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+        for pair, (messages, response) in enumerate(pairs):
+            prompt = self._encode(messages) if messages else ()
+            tokens = self._tokens(response)
+            targets = tokens if prompt else tokens[1:]
+            if targets:
+                asking.setdefault((*prompt, *tokens)[:-1], []).append((pair, targets))
+        sequences = list(asking)
+        for rows in _by_length(list(range(len(sequences))), sequences):
+            kept = max(len(targets) for row in rows for _, targets in asking[sequences[row]])
             inputs = self._padded([sequences[row] for row in rows])
             logits = self._model(**inputs, use_cache=False, logits_to_keep=kept).logits.float()
             for row, after in zip(rows, logits, strict=True):
-                targets = torch.tensor(sequences[row][-counts[row] :], device=self._device)
-                before = after[-counts[row] - 1 : -1]
-                chosen = before.gather(1, targets[:, None])[:, 0] - before.logsumexp(-1)
-                found[row] = chosen.tolist()
+                for pair, targets in asking[sequences[row]]:
+                    before = after[-len(targets) :]
+                    wanted = torch.tensor(targets, device=self._device)
+                    chosen = before.gather(1, wanted[:, None])[:, 0] - before.logsumexp(-1)
+                    found[pair] = chosen.tolist()
+            on_tokens(sum(len(sequences[row]) for row in rows))
         return found
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], on_tokens: Callable[[int], None] = lambda count: None
+    ) -> np.ndarray:
         """The mean of the last layer's states over each text's tokens, at unit length: (texts, hidden)."""
         tokens = [self._tokens(text) for text in texts]
         width = self._model.config.get_text_config(decoder=True).hidden_size
@@ -141,6 +155,7 @@ class TransformersEngine:
             for row, after in zip(rows, states, strict=True):
                 mean = after[-len(tokens[row]) :].mean(0)
                 found[row] = (mean / mean.norm()).cpu().numpy()
+            on_tokens(sum(len(tokens[row]) for row in rows))
         return found
 
     def prompt_tokens(self, messages: tuple[Message, ...]) -> int:

@@ -290,6 +290,8 @@ def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None
     needed = [(ancestor, asset) for ancestor in policy.ancestors for asset in _READ_OF_THE_LINE]
     if policy.parent is not None:
         needed.append((policy.parent, "refined_outputs"))
+        if policy.campaign.recipe.curriculum is not None:
+            needed.append((policy.parent, "generated_corpus"))
     if policy.weights_round is not None:
         needed += [(policy.weights_round, asset) for asset in ("checkpoint", "refined_outputs")]
     for round_, asset in needed:

@@ -42,6 +42,23 @@ def test_what_has_no_token_to_score_has_no_log_probabilities(engine: Transformer
     assert engine.logprobs([(_ASKED, ""), ((), "7"), ((), "")]) == [[], [], []]
 
 
+def test_what_pairs_have_in_common_is_read_once(engine: TransformersEngine) -> None:
+    read: list[int] = []
+    grades = engine.logprobs([(_ASKED, grade) for grade in "1234"], on_tokens=read.append)
+    alone: list[int] = []
+    assert grades[0] == pytest.approx(engine.logprobs([(_ASKED, "1")], on_tokens=alone.append)[0], abs=1e-5)
+    assert read == alone
+    assert engine.logprobs([(_ASKED, "12"), (_ASKED, "1")])[0][:1] == pytest.approx(grades[0], abs=1e-5)
+
+
+def test_tokens_that_are_read_are_counted(engine: TransformersEngine) -> None:
+    read: list[int] = []
+    engine.embed(["learn 472", "", "k"], on_tokens=read.append)
+    assert sum(read) == len("learn 472k")
+    engine.logprobs([((), "learn"), ((), "7")], on_tokens=read.append)
+    assert sum(read) == len("learn 472k") + len("lear")
+
+
 def test_embeddings_are_the_mean_state_at_unit_length(engine: TransformersEngine, tiny_model: Path) -> None:
     texts = ["learn 472", "k", "", "keep 100 and 200"]
     found = engine.embed(texts)

@@ -8,7 +8,9 @@ from typing import Any
 import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
+from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
+from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
@@ -45,27 +47,19 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     size = parameters_given.pop("tasks", campaign.pools.train_tasks(len(policy.ancestors)))
     choice = campaign.recipe.acquisition.with_parameters(parameters_given)
     method, parameters = choice.resolve("acquisition")
-    draft = bench.store.draft(
-        key,
-        ASSET,
-        parents={"incumbent_policy": start.data_version},
-        config={
-            "acquisition": choice.model_dump(mode="json"),
-            "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
-            "tasks": size,
-        },
-    )
-    engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
-    sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
+    curriculum = campaign.recipe.curriculum
 
     def draw(
-        size: int, weights: Mapping[str, float], levels: Mapping[str, Collection[float]] | None = None
+        size: int,
+        weights: Mapping[str, float],
+        levels: Mapping[str, Collection[float]] | None = None,
+        number: int = key.number,
     ) -> pl.DataFrame:
         drawn = draw_pool(
             "train",
             campaign.skills,
             size,
-            seed=pool_seed("train", campaign.seed, key.number),
+            seed=pool_seed("train", campaign.seed, number),
             evaluation_share=campaign.pools.evaluation_share,
             base_folder=bench.campaigns,
             skill_weights=weights,
@@ -73,15 +67,35 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         )
         return tasks_frame(drawn.tasks, "train")
 
+    planned = plan_lessons(
+        bench.store,
+        policy,
+        draw,
+        lambda wanted: draw(wanted, campaign.skill_weights, number=0),
+        _skill_weights(policy),
+    )
+    draft = bench.store.draft(
+        key,
+        ASSET,
+        parents={"incumbent_policy": start.data_version, **(planned[1] if planned else {})},
+        config={
+            "acquisition": choice.model_dump(mode="json"),
+            "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
+            "tasks": size,
+            **({"curriculum": curriculum.model_dump(mode="json")} if curriculum else {}),
+        },
+    )
+    engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
+    sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
     context = AcquisitionContext(
-        draw=draw,
+        draw=_by_lessons(planned[0]) if planned else draw,
         levels={skill: source.levels for skill, source in campaign.skills.items()},
         updates=_updates(bench.store, policy),
         sample=sampler.sample,
         messages=campaign.messages,
         judge=answer_rewards,
         offered=_offered(bench.store, policy),
-        skill_weights=_skill_weights(policy),
+        skill_weights=planned[0].skill_weights if planned else _skill_weights(policy),
         size=size,
         seed=policy.seed,
     )
@@ -110,6 +124,8 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     draft.write_table("samples", corpus.samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
     draft.write_table("judge_probe", probe, JUDGE_PROBE)
+    if planned and curriculum:
+        draft.write_json(STATE, {curriculum.method: planned[0].state.model_dump(mode="json")})
     return draft.commit(
         facts={
             "tasks": corpus.tasks.height,
@@ -118,6 +134,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "pass_rate": alone.join(answers, on="sample_id")["value"].mean(),
             "judges": [record.model_dump(mode="json") for record in records],
             "engine": engine.describe(),
+            **({"skill_weights": dict(planned[0].skill_weights)} if planned else {}),
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
     )
@@ -163,6 +180,23 @@ def _skill_weights(policy: Policy) -> Mapping[str, float]:
     """Each skill's share of the generation budget: as directed, else as the campaign mixes them."""
     directed = (directive.weights for directive in policy.directives if directive.kind == "shift_budget")
     return next(directed, policy.campaign.skill_weights)
+
+
+def _by_lessons(lessons: Lessons) -> Draw:
+    """The draw of a curriculum, which leaves no choice of levels to the acquisition method."""
+
+    def draw(
+        size: int, weights: Mapping[str, float], levels: Mapping[str, Collection[float]] | None = None
+    ) -> pl.DataFrame:
+        if levels is not None:
+            raise SelfimpError(
+                "the acquisition method chooses the levels of its tasks, and the curriculum would too",
+                where="recipe.curriculum",
+                fix="leave the curriculum out, or sample with another acquisition method",
+            )
+        return lessons.draw(size, weights)
+
+    return draw
 
 
 def _updates(store: ArtifactStore, policy: Policy) -> int:

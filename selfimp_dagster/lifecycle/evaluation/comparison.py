@@ -256,8 +256,8 @@ def _run_configurations(
     Then a run was asked for other parameters than the recipe's, or drew another number of tasks.
     """
     recipes = [policy.campaign.recipe for policy in policies]
-    stages = {
-        "generated_corpus": [recipe.acquisition for recipe in recipes],
+    stages: dict[str, list[Any]] = {
+        "generated_corpus": [(recipe.curriculum, recipe.acquisition) for recipe in recipes],
         "checkpoint": [recipe.optimization for recipe in recipes],
         "refined_outputs": [recipe.refinement for recipe in recipes],
     }

@@ -3,18 +3,22 @@
 A step is a registered function `(rows, context, parameters) -> frame`. `rows` has one row per
 sample that is still alive: the columns of SAMPLES plus `skill`, `difficulty`, `prompt` and
 `answer` of its task. The frame that it returns has the columns of JUDGEMENTS, one row per sample
-of `rows`.
+of `rows`. A method with a `state` returns `(frame, state)`: the next round of the line gets it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import polars as pl
 from pydantic import BaseModel
 
+from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.rewards.context import Judge
+from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
 
@@ -48,8 +52,11 @@ JUDGEMENTS = pl.Schema(
 class SelectionContext:
     """What the steps of one round may look at.
 
-    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor,
-    fresh and guard items of this and all earlier rounds (TASKS).
+    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor, fresh
+    and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
+    asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
+    is what the same step left in the parent round, `parent_gain` by how much that round's candidate was
+    more accurate than its incumbent on items that only that round saw; none where there is no such thing.
     """
 
     tasks: pl.DataFrame
@@ -58,6 +65,16 @@ class SelectionContext:
     earlier: pl.DataFrame
     evaluation_items: pl.DataFrame
     seed: int
+    messages: Callable[[str], tuple[Message, ...]]
+    models: Models
+    judge: Callable[[JudgeSource], Judge]
+    state: BaseModel | None = None
+    parent_gain: float | None = None
+
+    def asked(self, rows: pl.DataFrame) -> list[Pair]:
+        """Each row as it is trained on: how its task is asked, whatever else was shown, and the
+        response."""
+        return [(self.messages(prompt), response) for prompt, response in _texts(rows)]
 
     def reward(self, name: str) -> pl.DataFrame:
         """The named reward: sample_id, kind, value (null where it is not a number), confidence, evidence.
@@ -97,10 +114,10 @@ class SelectionStep:
 
 
 def check_chain(steps: Sequence[SelectionStep]) -> None:
-    """Refuses a chain that could train on duplicates or on evaluation items.
+    """Refuses a chain that could train on duplicates or on evaluation items, or whose states would mix.
 
     Raises:
-        SelfimpError: a step of ALWAYS_ON is missing or there twice.
+        SelfimpError: a step of ALWAYS_ON is missing or there twice, or one with a state is there twice.
     """
     times = Counter(step.method.name for step in steps)
     wrong = [f"{name} is there {times[name]} times" for name in ALWAYS_ON if times[name] != 1]
@@ -110,26 +127,41 @@ def check_chain(steps: Sequence[SelectionStep]) -> None:
             where="recipe.selection",
             fix=f"have each of {', '.join(ALWAYS_ON)} once",
         )
+    mixed = sorted({step.method.name for step in steps if step.method.state and times[step.method.name] > 1})
+    if mixed:
+        raise SelfimpError(
+            f"{', '.join(mixed)} carries a state from round to round and is there twice",
+            where="recipe.selection",
+            fix="have it once",
+        )
 
 
-def run_chain(steps: Sequence[SelectionStep], context: SelectionContext) -> pl.DataFrame:
-    """Every sample's score and fate at every step that it reached, in the schema of SELECTION.
+def run_chain(
+    steps: Sequence[SelectionStep],
+    context: SelectionContext,
+    states: Mapping[str, BaseModel] | None = None,
+) -> tuple[pl.DataFrame, dict[str, BaseModel]]:
+    """Every sample's score and fate at every step that it reached (SELECTION), and the steps' states.
 
     Sorted by task, sample and position; positions count from 0. A sample is kept when all of its
     rows are, and otherwise its last row says why it was dropped. The result does not depend on the
-    order of the rows in the context.
+    order of the rows in the context. States are those of the parent round and of this one, by the
+    name of the step.
 
     Raises:
         SelfimpError: the chain lacks a step of ALWAYS_ON, or the frames of the context do not fit
             their schemas or each other.
-        ValueError: a step did not judge every row exactly once.
+        ValueError: a step did not judge every row exactly once, or gave one a score that is no number.
     """
     check_chain(steps)
     alive = _rows(context)
     tasks = alive.select("sample_id", "task_id")
     judged = [SELECTION.to_frame()]
+    left: dict[str, BaseModel] = {}
     for position, step in enumerate(steps):
-        judgements = _judge(step, alive, context)
+        judgements, state = _judge(step, alive, replace(context, state=(states or {}).get(step.method.name)))
+        if state is not None:
+            left[step.method.name] = state
         judged.append(
             judgements.join(tasks, on="sample_id").select(
                 "sample_id",
@@ -143,7 +175,7 @@ def run_chain(steps: Sequence[SelectionStep], context: SelectionContext) -> pl.D
             )
         )
         alive = alive.join(judgements.filter("kept"), on="sample_id", how="semi", maintain_order="left")
-    return pl.concat(judged).sort("task_id", "sample_id", "position")
+    return pl.concat(judged).sort("task_id", "sample_id", "position"), left
 
 
 def kept_sample_ids(selection: pl.DataFrame) -> list[str]:
@@ -166,6 +198,15 @@ def funnel(selection: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("position")
     )
+
+
+def texts_of(rows: pl.DataFrame) -> list[str]:
+    """Each row as one text, its prompt and its response, for steps that compare texts."""
+    return [f"{prompt}\n{response}".strip() for prompt, response in _texts(rows)]
+
+
+def _texts(rows: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    return rows.select("prompt", "response").iter_rows()
 
 
 def _rows(context: SelectionContext) -> pl.DataFrame:
@@ -202,12 +243,16 @@ def _corpus_error(what: str) -> SelfimpError:
     return SelfimpError(what, where="generated_corpus", fix="materialize generated_corpus again")
 
 
-def _judge(step: SelectionStep, rows: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
+def _judge(
+    step: SelectionStep, rows: pl.DataFrame, context: SelectionContext
+) -> tuple[pl.DataFrame, BaseModel | None]:
     name = step.method.name
-    judgements = check_schema(
-        step.method.function(rows, context, step.parameters), JUDGEMENTS, f"selection step {name}"
-    )
+    result = step.method.function(rows, context, step.parameters)
+    frame, state = result if step.method.state else (result, None)
+    judgements = check_schema(frame, JUDGEMENTS, f"selection step {name}")
     same = judgements["sample_id"].sort().equals(rows["sample_id"].sort())
     if not same or judgements["kept"].has_nulls():
         raise ValueError(f"selection step {name} must judge each of its {rows.height} rows exactly once")
-    return judgements
+    if judgements["score"].is_nan().any():
+        raise ValueError(f"selection step {name} must give a row a number or no score")
+    return judgements, state

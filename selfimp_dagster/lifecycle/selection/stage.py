@@ -2,25 +2,37 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
+from pydantic import BaseModel
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.carried import carried_state
 from selfimp_dagster.lifecycle.evaluation.items import items_until
-from selfimp_dagster.lifecycle.policy import read_policy
+from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.judges import Judges
+from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.judging import visible
 from selfimp_dagster.lifecycle.selection.chain import (
     SelectionContext,
+    SelectionStep,
     funnel,
     kept_sample_ids,
     run_chain,
 )
+from selfimp_dagster.lifecycle.selection.models import Models, Role
 from selfimp_dagster.lifecycle.workbench import Workbench
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.source import resolve_model
 from selfimp_dagster.records import MESSAGES, REWARDS, SAMPLES, SELECTION, TASKS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 ASSET = "selected_subset"
+
+STATE = "selection_state"
+"""The JSON file with what the steps of the chain left for the next round, by the name of the step."""
 
 SUBSET = pl.Schema(
     {
@@ -38,18 +50,29 @@ the policy is asked the task, whatever else it was shown when it was sampled."""
 
 
 def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
-    """Runs the recipe's selection chain over the round's corpus; every row keeps its fate."""
+    """Runs the recipe's selection chain over the round's corpus; every row keeps its fate.
+
+    What steps leave for the next round follows from what they left in the parent round and from this round's
+    corpus: a stage that is run again leaves the same.
+    """
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
+    steps = campaign.recipe.selection_steps
     corpus = bench.store.open(key, "generated_corpus")
+    states, parents = _parent_states(bench.store, policy, steps)
     draft = bench.store.draft(
         key,
         ASSET,
-        parents={"incumbent_policy": start.data_version, "generated_corpus": corpus.data_version},
+        parents={
+            "incumbent_policy": start.data_version,
+            "generated_corpus": corpus.data_version,
+            **parents,
+        },
         config={"selection": [choice.model_dump(mode="json") for choice in campaign.recipe.selection]},
     )
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
+    models, judges = _models(bench, policy), Judges(bench, policy, draft.folder / ".judgements")
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
@@ -57,8 +80,12 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
+        messages=campaign.messages,
+        models=models,
+        judge=judges.judge,
+        parent_gain=_parent_gain(bench.store, policy),
     )
-    selection = run_chain(campaign.recipe.selection_steps, context)
+    selection, left = run_chain(steps, context, states)
     subset = (
         samples.filter(pl.col("sample_id").is_in(kept_sample_ids(selection)))
         .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
@@ -70,10 +97,49 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
+    if left:
+        draft.write_json(STATE, {step: state.model_dump(mode="json") for step, state in left.items()})
     return draft.commit(
-        facts={"rows": samples.height, "kept": subset.height, "funnel": funnel(selection).to_dicts()},
-        measurements={"seconds": time.monotonic() - started, "tokens": 0},
+        facts={
+            "rows": samples.height,
+            "kept": subset.height,
+            "funnel": funnel(selection).to_dicts(),
+            **({"engine": models.harness} if models.harness else {}),
+        },
+        measurements={"seconds": time.monotonic() - started, "tokens": models.tokens + judges.tokens},
     )
+
+
+def _models(bench: Workbench, policy: Policy) -> Models:
+    def weights(role: Role) -> tuple[Path, str]:
+        if role == "incumbent":
+            return incumbent_weights(bench, policy), policy.policy_hash
+        folder = resolve_model(policy.campaign.model, bench.models)
+        return folder, policy_hash(folder)
+
+    return Models(weights, bench.engines.engine, bench.progress)
+
+
+def _parent_states(
+    store: ArtifactStore, policy: Policy, steps: Sequence[SelectionStep]
+) -> tuple[dict[str, BaseModel], dict[str, str]]:
+    """What the steps left in the parent round, and the artifact that it was read from."""
+    carrying = [step.method for step in steps if step.method.state]
+    if policy.parent is None or not carrying:
+        return {}, {}
+    parent = store.open(RoundKey.parse(policy.parent), ASSET)
+    states = {m.name: carried_state(parent, STATE, m.name, m.state) for m in carrying if m.state}
+    found = {name: state for name, state in states.items() if state is not None}
+    return found, {f"{policy.parent}/{ASSET}": parent.data_version}
+
+
+def _parent_gain(store: ArtifactStore, policy: Policy) -> float | None:
+    """By how much the candidate of the parent round was better than its incumbent on fresh items."""
+    if policy.parent is None:
+        return None
+    report = read_report(store, RoundKey.parse(policy.parent))
+    candidate, incumbent = report.score("fresh", "candidate"), report.score("fresh", "incumbent")
+    return candidate.accuracy - incumbent.accuracy if candidate and incumbent else None
 
 
 def selected_rows(store: ArtifactStore, keys: Sequence[RoundKey]) -> pl.DataFrame:

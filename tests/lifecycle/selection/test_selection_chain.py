@@ -45,7 +45,7 @@ def contexts(draw, corpus):
 @given(data=st.data())
 def test_every_sample_is_kept_or_dropped_once_whatever_the_order_of_the_rows(corpus, data):
     context = data.draw(contexts(corpus))
-    selection = run_chain(CHAIN, context)
+    selection, _ = run_chain(CHAIN, context)
     assert selection.schema == SELECTION
 
     assert set(selection["sample_id"]) == set(context.samples["sample_id"])
@@ -57,7 +57,7 @@ def test_every_sample_is_kept_or_dropped_once_whatever_the_order_of_the_rows(cor
 
     seed = data.draw(st.integers(0, 1000))
     shuffled = {name: getattr(context, name).sample(fraction=1.0, shuffle=True, seed=seed) for name in FRAMES}
-    assert run_chain(CHAIN, replace(context, **shuffled)).equals(selection)
+    assert run_chain(CHAIN, replace(context, **shuffled))[0].equals(selection)
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,9 +65,9 @@ def test_every_sample_is_kept_or_dropped_once_whatever_the_order_of_the_rows(cor
 def test_what_is_kept_has_nothing_left_to_remove(corpus, data):
     context = data.draw(contexts(corpus))
     steps = [SelectionStep.of(name) for name in ALWAYS_ON]
-    kept = kept_sample_ids(run_chain(steps, context))
+    kept = kept_sample_ids(run_chain(steps, context)[0])
     subset = replace(context, samples=context.samples.filter(pl.col("sample_id").is_in(kept)))
-    assert kept_sample_ids(run_chain(steps, subset)) == kept
+    assert kept_sample_ids(run_chain(steps, subset)[0]) == kept
 
 
 def test_the_last_row_of_a_sample_says_where_it_left(corpus):
@@ -82,7 +82,7 @@ def test_the_last_row_of_a_sample_says_where_it_left(corpus):
         rewards={"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0, "e": 1.0},
         items=[("item", "12 + 45 =")],
     )
-    selection = run_chain(CHAIN, context)
+    selection, _ = run_chain(CHAIN, context)
     last = selection.group_by("sample_id", maintain_order=True).last()
     assert {row["sample_id"]: (row["step"], row["kept"]) for row in last.iter_rows(named=True)} == {
         "a": ("cap_per_task", True),
@@ -103,7 +103,7 @@ def test_the_last_row_of_a_sample_says_where_it_left(corpus):
 
 
 def test_an_empty_corpus_selects_nothing(corpus):
-    selection = run_chain(CHAIN, corpus([]))
+    selection, _ = run_chain(CHAIN, corpus([]))
     assert selection.is_empty()
     assert kept_sample_ids(selection) == []
     assert funnel(selection).is_empty()
@@ -138,6 +138,47 @@ def test_a_step_that_forgets_a_row_is_an_error(corpus):
             [*CHAIN[1:4], SelectionStep(method, CHAIN[1].parameters)],
             corpus([("a", "1", "2"), ("b", "2", "3")]),
         )
+
+
+class Times(BaseModel):
+    """How often a step has run in its line."""
+
+    times: int
+
+
+def _counting(rows, context, parameters):
+    frame = rows.select(
+        "sample_id", score=pl.lit(0.0), kept=pl.lit(True), reason=pl.lit(""), evidence=pl.lit("{}")
+    )
+    return frame, Times(times=1 + (context.state.times if context.state else 0))
+
+
+COUNTING = SelectionStep(
+    Method("selection", "counting", _counting, BaseModel, "", "", frozenset(), Times), CHAIN[1].parameters
+)
+
+
+def test_a_step_is_given_what_it_left_in_the_parent_round(corpus):
+    chain = [*(SelectionStep.of(name) for name in ALWAYS_ON), COUNTING]
+    context = corpus([("a", "1", "2")])
+    _, first = run_chain(chain, context)
+    assert first == {"counting": Times(times=1)}
+    assert run_chain(chain, context, first)[1] == run_chain(chain, context, first)[1]
+    assert run_chain(chain, context, first)[1] == {"counting": Times(times=2)}
+
+
+def test_a_step_with_a_state_is_there_once():
+    with pytest.raises(SelfimpError, match="counting carries a state from round to round and is there twice"):
+        check_chain([*CHAIN, COUNTING, COUNTING])
+
+
+def test_a_score_that_is_no_number_is_an_error(corpus):
+    def score(rows, context, parameters):
+        return _counting(rows, context, parameters)[0].with_columns(score=pl.lit(float("nan")))
+
+    method = Method("selection", "unsure", score, BaseModel, "", "", frozenset())
+    with pytest.raises(ValueError, match="unsure must give a row a number or no score"):
+        run_chain([*CHAIN[1:4], SelectionStep(method, CHAIN[1].parameters)], corpus([("a", "1", "2")]))
 
 
 def test_samples_without_a_task_and_ids_there_twice_are_refused(corpus):
