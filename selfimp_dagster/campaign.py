@@ -30,6 +30,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
 )
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
+from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
@@ -109,6 +110,11 @@ class Recipe(_Strict):
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"selection: {error.what}; {error.fix}") from error
+        try:
+            gives = {judge.name: judge.method.gives for judge in self.judges}
+            check_recipe_updates(*self.optimization.resolve("optimization"), gives)
+        except SelfimpError as error:
+            raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
 
     @field_validator("rewards")

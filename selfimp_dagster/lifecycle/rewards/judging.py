@@ -23,6 +23,11 @@ class Reward:
     method: Method
     parameters: BaseModel
 
+    @property
+    def name(self) -> str:
+        """What its judgements are called."""
+        return self.method.name
+
 
 def judge_samples(rewards: Sequence[Reward], context: RewardContext) -> pl.DataFrame:
     """Every reward's judgements of the samples (records.REWARDS), sorted by sample and reward.

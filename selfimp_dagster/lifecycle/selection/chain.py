@@ -21,6 +21,9 @@ from selfimp_dagster.registry import Method, find_method
 ALWAYS_ON = ("exact_duplicates", "near_duplicates", "decontamination")
 """The steps that every chain has exactly once."""
 
+REWARD_FILTERS = ("verified",)
+"""The steps that drop a sample for nothing but its reward."""
+
 EARLIER = pl.Schema(
     {
         "sample_id": pl.String,
@@ -125,11 +128,11 @@ def run_chain(steps: Sequence[SelectionStep], context: SelectionContext) -> pl.D
         ValueError: a step did not judge every row exactly once.
     """
     check_chain(steps)
-    alive = _rows(context)
+    alive = corpus_rows(context)
     tasks = alive.select("sample_id", "task_id")
     judged = [SELECTION.to_frame()]
     for position, step in enumerate(steps):
-        judgements = _judge(step, alive, context)
+        judgements = judge_rows(step, alive, context)
         judged.append(
             judgements.join(tasks, on="sample_id").select(
                 "sample_id",
@@ -168,8 +171,12 @@ def funnel(selection: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _rows(context: SelectionContext) -> pl.DataFrame:
-    """The corpus in its canonical order, each sample with its task."""
+def corpus_rows(context: SelectionContext) -> pl.DataFrame:
+    """The corpus in its canonical order, each sample with its task.
+
+    Raises:
+        SelfimpError: the frames of the context do not fit their schemas or each other.
+    """
     earlier = context.earlier.select(name for name in EARLIER if name in context.earlier.columns)
     for table, schema, name in (
         (context.tasks, TASKS, "tasks"),
@@ -202,7 +209,12 @@ def _corpus_error(what: str) -> SelfimpError:
     return SelfimpError(what, where="generated_corpus", fix="materialize generated_corpus again")
 
 
-def _judge(step: SelectionStep, rows: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
+def judge_rows(step: SelectionStep, rows: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
+    """What a step says of rows, in the schema of JUDGEMENTS.
+
+    Raises:
+        ValueError: it did not judge every row exactly once.
+    """
     name = step.method.name
     judgements = check_schema(
         step.method.function(rows, context, step.parameters), JUDGEMENTS, f"selection step {name}"

@@ -15,6 +15,7 @@ from selfimp_dagster.lifecycle.selection.chain import (
     kept_sample_ids,
     run_chain,
 )
+from selfimp_dagster.lifecycle.selection.spare import SPARE, spare_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import MESSAGES, REWARDS, SAMPLES, SELECTION, TASKS
 from selfimp_dagster.round_key import RoundKey
@@ -58,7 +59,9 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
     )
-    selection = run_chain(campaign.recipe.selection_steps, context)
+    steps = campaign.recipe.selection_steps
+    selection = run_chain(steps, context)
+    spare = spare_rows(steps, context, selection)
     subset = (
         samples.filter(pl.col("sample_id").is_in(kept_sample_ids(selection)))
         .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
@@ -70,8 +73,9 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
+    draft.write_table("spare", spare, SPARE)
     return draft.commit(
-        facts={"rows": samples.height, "kept": subset.height, "funnel": funnel(selection).to_dicts()},
+        facts={"rows": samples.height, "kept": subset.height, "contrasts": spare["contrast"].sum(), "funnel": funnel(selection).to_dicts()},
         measurements={"seconds": time.monotonic() - started, "tokens": 0},
     )
 
