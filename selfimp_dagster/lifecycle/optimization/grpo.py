@@ -71,7 +71,10 @@ class Grpo(PolicyGradient):
         default=None, gt=0, description="Upper clip. None: as clip, for dapo 0.28 (clip-higher)."
     )
     divergence: float = Field(
-        default=0.0, ge=0, description="Weight of the KL divergence from the weights training starts from."
+        default=0.0,
+        ge=0,
+        description="Weight of the KL divergence from the incumbent, with `online` from the weights that "
+        "training starts from; each token's estimate is multiplied by the probability ratio (arXiv:2512.02556).",
     )
 
 

@@ -18,7 +18,7 @@ class Restrain(Schedule):
         default=0.2, gt=0, description="The probability ratio to the incumbent is held in 1 +- clip."
     )
     divergence: float = Field(
-        default=0.0, ge=0, description="Weight of the KL divergence from the weights training starts from."
+        default=0.0, ge=0, description="Weight of the KL divergence from the incumbent, as in grpo."
     )
     centre: float = Field(
         default=1.0, ge=0, le=1, description="Share of the votes that has the largest weight."
