@@ -25,7 +25,6 @@ class Sequence(BaseModel):
         min_length=2,
         description="The updates in their order, each a method of optimization with its parameters beside its "
         "name.",
-        json_schema_extra={"items": {"$ref": "#/$defs/optimization"}},
     )
 
     @model_validator(mode="after")
@@ -46,6 +45,13 @@ class Sequence(BaseModel):
                     f"updates.{position}: start_from base would undo the updates before it; only the first may"
                 )
         return self
+
+    @classmethod
+    def model_json_schema(cls, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """The schema, in which each update is one of the methods of optimization (campaign.campaign_schema)."""
+        schema = super().model_json_schema(*arguments, **named)
+        schema["properties"]["updates"]["items"] = {"$ref": "#/$defs/optimization"}
+        return schema
 
     @property
     def methods(self) -> list[tuple[Method, BaseModel]]:

@@ -72,6 +72,7 @@ def arguments(
         "bf16": pick_dtype("auto", device) == torch.bfloat16,
         "gradient_checkpointing": False,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # which would log the loss of another step instead
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

@@ -87,6 +87,7 @@ def make_context(
     values: Mapping[str, float] | None = None,
     gives: frozenset[Signal] = frozenset({"verdict", "answers", "votes"}),
     progress: Any = None,
+    judge: Any = None,
     **others: Any,
 ) -> OptimizationContext:
     """A context over such a pool. The reward `answer` gives 1 for 7, or the values."""
@@ -102,7 +103,7 @@ def make_context(
         tasks=tasks,
         rewards=frame(({"sample_id": id_, "value": value, **told} for id_, value in given.items()), REWARDS),
         gives={"answer": gives},
-        judge=lambda samples: answer_rewards(tasks, samples),
+        judge=judge or (lambda samples: answer_rewards(tasks, samples)),
         start=model,
         incumbent=model,
         base=model,
