@@ -200,7 +200,7 @@ def _write_round(
     if promoted:
         past.weights_round, past.weights = str(key), candidate
         past.parents[f"{key}/checkpoint"] = checkpoint.data_version
-    past.kept.append(subset.select("sample_id", origin_round=pl.lit(str(key))))
+    past.kept.append(subset.select("sample_id", "task_id", "skill", origin_round=pl.lit(str(key))))
     written = (tasks, samples, rewards, selection, subset, training, curve, unseen, votes, votes, table)
     return sum(frame.height for frame in (*written, items, evaluations))
 
@@ -338,7 +338,7 @@ def _selection(
 
 def _training(chosen: np.random.Generator, subset: pl.DataFrame, key: RoundKey, past: _Past) -> pl.DataFrame:
     """This round's rows and a fifth as many of earlier rounds."""
-    rows = [subset.select("sample_id", origin_round=pl.lit(str(key)))]
+    rows = [subset.select("sample_id", "task_id", "skill", origin_round=pl.lit(str(key)))]
     if past.kept:
         picks = chosen.integers(len(past.kept), size=10)
         drawn = [
@@ -349,7 +349,13 @@ def _training(chosen: np.random.Generator, subset: pl.DataFrame, key: RoundKey, 
     return (
         pl.concat(rows)
         .unique("sample_id", keep="first", maintain_order=True)
-        .select("sample_id", pl.lit("sft").alias("update"), pl.lit(1.0).alias("weight"), "origin_round")
+        .with_columns(
+            pl.lit("sft").alias("update"),
+            pl.lit("imitated").alias("role"),
+            pl.lit(None, pl.String).alias("pair_id"),
+            pl.lit(1.0).alias("weight"),
+        )
+        .select(list(TRAINING))
     )
 
 
@@ -358,6 +364,7 @@ def _curve(steps: int) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "step": step,
+            "update": pl.repeat("sft", steps, eager=True),
             "epoch": step / steps,
             "loss": 1 / (step + 1),
             "learning_rate": pl.repeat(1e-5, steps, eager=True),

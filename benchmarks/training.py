@@ -18,7 +18,8 @@ from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from selfimp_dagster.lifecycle.optimization.sft_trainer import CompletionTrainer, fix_lower_layers
+from selfimp_dagster.lifecycle.optimization.sft_trainer import CompletionTrainer
+from selfimp_dagster.lifecycle.optimization.training import fix_lower_layers
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
 from selfimp_dagster.models.source import resolve_model
 

@@ -31,6 +31,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
 )
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
+from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
@@ -120,6 +121,11 @@ class Recipe(_Strict):
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
+        try:
+            gives = {judge.name: judge.method.gives for judge in self.judges}
+            check_recipe_updates(*self.optimization.resolve("optimization"), gives)
+        except SelfimpError as error:
+            raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
 
     @property

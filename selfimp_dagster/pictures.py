@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ _COLORS = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3
 """Colours of lines of rounds by lane, of stages, of measures."""
 
 _DPI = 110
+_METRICS_IN_A_ROW = 3
 _MOST_PANELS = 20  # campaigns in one picture
 _MOST_NAMED = 12  # lines in a legend
 _FEW = 16  # rounds whose accuracies are written beside them
@@ -31,10 +32,32 @@ _WRAPPED = 46  # characters of a line's name beside its lane
 
 def loss_curve(curve: pl.DataFrame) -> bytes:
     """Training loss over steps, from records.TRAINING_CURVE."""
-    axes = _axes("training loss (nats per token)", "step")
-    axes.plot(curve["step"], curve["loss"], color=_BLUE, linewidth=1.6)
-    axes.set_ylim(bottom=0)
+    updates = curve["update"].unique(maintain_order=True).to_list()
+    axes = _axes("training loss (nats per token)" if updates == ["sft"] else "training loss", "step")
+    for update, color in zip(updates, cycle(_COLORS), strict=False):
+        steps = curve.filter(update=update)
+        axes.plot(steps["step"], steps["loss"], color=color, linewidth=1.6, label=update)
+    if len(updates) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    if (curve["loss"] >= 0).all():
+        axes.set_ylim(bottom=0)
     return _png(axes)
+
+
+def training_metrics(metrics: pl.DataFrame) -> bytes:
+    """What was measured over the steps of a training, a panel each, from records.TRAINING_METRICS."""
+    from matplotlib.figure import Figure
+
+    names = metrics["metric"].unique(maintain_order=True).to_list()
+    rows = -(-len(names) // _METRICS_IN_A_ROW)
+    figure = Figure(figsize=(7.5, 0.5 + 1.7 * rows), dpi=_DPI, layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, _METRICS_IN_A_ROW, place + 1)
+        _style(axes, "", "step")
+        axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        steps = metrics.filter(metric=name)
+        axes.plot(steps["step"], steps["value"], color=_BLUE, linewidth=1.4)
+    return _figure_png(figure)
 
 
 def funnel(steps: Sequence[Mapping[str, Any]]) -> bytes:

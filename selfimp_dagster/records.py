@@ -93,20 +93,33 @@ SELECTION = pl.Schema(
 
 TRAINING = pl.Schema(
     {
-        "sample_id": pl.String(),
-        "update": pl.String(),  # sft, preference or scalar
-        "weight": pl.Float64(),
-        "origin_round": pl.String(),  # the round whose selected subset the row comes from
+        "sample_id": pl.String(),  # null: not a sample, but the task's own answer
+        "task_id": pl.String(),
+        "skill": pl.String(),
+        "update": pl.String(),  # the name of the method: sft, dpo, grpo ...
+        "role": pl.String(),  # imitated, chosen, rejected, desirable, undesirable or scored
+        "pair_id": pl.String(),  # what a chosen row shares with its rejected row; null where rows stand alone
+        "weight": pl.Float64(),  # of the row in the loss; of a scored row its advantage
+        "origin_round": pl.String(),  # the round whose corpus the row comes from
     }
 )
 
 TRAINING_CURVE = pl.Schema(
     {
-        "step": pl.Int64(),
+        "step": pl.Int64(),  # counted on through the updates of a sequence
+        "update": pl.String(),  # the name of the method
         "epoch": pl.Float64(),
         "loss": pl.Float64(),
         "learning_rate": pl.Float64(),
         "grad_norm": pl.Float64(),
+    }
+)
+
+TRAINING_METRICS = pl.Schema(
+    {
+        "step": pl.Int64(),  # as in the curve
+        "metric": pl.String(),  # reward_margin, pair_accuracy, kl, entropy, mean_reward ...
+        "value": pl.Float64(),
     }
 )
 

@@ -21,6 +21,14 @@ PROVIDED = frozenset({"verifier", "logprobs", "embeddings", "gradients"})
 """What every task suite (a verifier), every engine (logprobs, embeddings) and every policy that is
 trained (its gradients) give; a method may need more."""
 
+Signal = Literal["verdict", "score", "ordering", "votes", "answers"]
+"""What a reward tells, and so what an update can learn from it.
+
+verdict: whether a sample is accepted, judged by itself; score: how good it is, judged by itself; ordering:
+how it compares with the other samples of its task, and nothing beyond; votes: how many samples of its task
+agree with it; answers: what the right answer is.
+"""
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -29,7 +37,9 @@ class Method:
     """One registered method.
 
     `section` is the survey's section, `paper` where the mechanism comes from, `needs` what the tasks or
-    the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line.
+    the engine must provide (see PROVIDED), `state` what it leaves for the next round of its line. `gives` is
+    what a reward tells, `takes` what an update can learn from: the recipe must have a reward that gives one
+    of these, unless there are none.
     """
 
     stage: Stage
@@ -40,11 +50,15 @@ class Method:
     paper: str
     needs: frozenset[str]
     state: type[BaseModel] | None = None
+    gives: frozenset[Signal] = frozenset()
+    takes: frozenset[Signal] = frozenset()
 
     @property
     def summary(self) -> str:
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
+
+_SCORE: frozenset[Signal] = frozenset({"score"})
 
 _METHODS: dict[tuple[Stage, str], Method] = {}
 
@@ -58,8 +72,10 @@ def method(
     paper: str,
     needs: frozenset[str] = frozenset(),
     state: type[BaseModel] | None = None,
+    gives: frozenset[Signal] = frozenset(),
+    takes: frozenset[Signal] = frozenset(),
 ) -> Callable[[_Function], _Function]:
-    """Registers the decorated function as a method of a stage.
+    """Registers the decorated function as a method of a stage; a reward gives a score unless it says else.
 
     Raises:
         ValueError: another function already has that stage and name.
@@ -69,7 +85,10 @@ def method(
         present = _METHODS.get((stage, name))
         if present is not None:
             raise ValueError(f"{stage} method {name!r} is already {present.function.__qualname__}")
-        _METHODS[stage, name] = Method(stage, name, function, parameters, section, paper, needs, state)
+        told = gives or (_SCORE if stage == "reward" else gives)
+        _METHODS[stage, name] = Method(
+            stage, name, function, parameters, section, paper, needs, state, told, takes
+        )
         return function
 
     return register

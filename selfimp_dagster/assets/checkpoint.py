@@ -4,13 +4,14 @@ import dagster as dg
 from pydantic import Field
 
 from selfimp_dagster import __version__
+from selfimp_dagster.assets.generated_corpus import generated_corpus
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.selected_subset import selected_subset
 from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
 from selfimp_dagster.partitions import rounds
-from selfimp_dagster.pictures import loss_curve
+from selfimp_dagster.pictures import loss_curve, training_metrics
 from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures
-from selfimp_dagster.records import TRAINING_CURVE
+from selfimp_dagster.records import TRAINING_CURVE, TRAINING_METRICS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 
@@ -28,7 +29,7 @@ class CheckpointConfig(dg.Config):
 
 @dg.asset(
     partitions_def=rounds,
-    deps=[incumbent_policy, selected_subset],
+    deps=[incumbent_policy, generated_corpus, selected_subset],
     group_name="round",
     owners=["team:selfimp"],
     kinds={"pytorch", "huggingface"},
@@ -43,6 +44,7 @@ def checkpoint(
         key = RoundKey.parse(context.partition_key)
         artifact = train_checkpoint(workbench.open(context), key, config.overrides())
     facts = artifact.facts
+    metrics = artifact.table("training_metrics", TRAINING_METRICS)
     return materialized(
         artifact,
         {
@@ -55,6 +57,7 @@ def checkpoint(
             "loss_curve": picture(
                 loss_curve(artifact.table("training_curve", TRAINING_CURVE)), "training loss"
             ),
+            **({} if metrics.is_empty() else {"metrics": picture(training_metrics(metrics), "metrics")}),
             "model_card": dg.MetadataValue.md(
                 (artifact.folder / "model" / "README.md").read_text().split("---\n", 2)[2]
             ),

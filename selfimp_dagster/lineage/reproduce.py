@@ -33,7 +33,11 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
         "incumbent_policy": _POLICY,
         "generated_corpus": _JUDGED,
     },
-    "checkpoint": {"incumbent_policy": _POLICY, "selected_subset": ("subset.parquet",)},
+    "checkpoint": {
+        "incumbent_policy": _POLICY,
+        "generated_corpus": _JUDGED,
+        "selected_subset": ("subset.parquet", "spare.parquet"),
+    },
     "refined_outputs": {
         "incumbent_policy": _POLICY,
         "generated_corpus": ("tasks.parquet",),

@@ -429,11 +429,12 @@ class _Story:
         for row in rows:
             again = "" if row["origin_round"] == row["in_round"] else f", replayed from {row['origin_round']}"
             which = "" if samples == [self._id] else f"sample {row['sample_id']} "
+            role = "" if row["role"] == "imitated" else f" as {row['role']}"
             yield _event(
                 row,
                 "checkpoint",
                 "training",
-                f"{which}trained on in the update {row['update']} with weight {row['weight']:g}{again}",
+                f"{which}trained on in the update {row['update']}{role} with weight {row['weight']:g}{again}",
             )
         rounds = sorted({row["in_round"] for row in rows})
         yield from self._verdicts(rounds)

@@ -16,6 +16,7 @@ from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
 from selfimp_dagster.lifecycle.oversight import Standing, read_standing, status_of
+from selfimp_dagster.lifecycle.selection.spare import SPARE
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.records import (
@@ -31,6 +32,7 @@ from selfimp_dagster.records import (
     TASKS,
     TRAINING,
     TRAINING_CURVE,
+    TRAINING_METRICS,
     TWINS,
 )
 from selfimp_dagster.round_key import RoundKey
@@ -43,8 +45,12 @@ _VIEWS = {
     ("generated_corpus", "judge_probe"): ("judge_probe", JUDGE_PROBE),
     ("selected_subset", "selection"): ("selection", SELECTION),
     ("selected_subset", "subset"): ("subset", SUBSET),
+    ("selected_subset", "spare"): ("spare", SPARE),
     ("checkpoint", "training"): ("training", TRAINING),
     ("checkpoint", "training_curve"): ("training_curve", TRAINING_CURVE),
+    ("checkpoint", "training_metrics"): ("training_metrics", TRAINING_METRICS),
+    ("checkpoint", "rollouts"): ("rollouts", SAMPLES),
+    ("checkpoint", "rollout_rewards"): ("rollout_rewards", REWARDS),
     ("refined_outputs", "tasks"): ("refined_tasks", TASKS),
     ("refined_outputs", "refinements"): ("refinements", REFINEMENTS),
     ("refined_outputs", "samples"): ("refined_samples", SAMPLES),

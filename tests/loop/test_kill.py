@@ -37,13 +37,13 @@ _CHANGES: dict[str, Any] = {
 _DIES_AFTER_THREE_STEPS = """
 import os, signal, sys
 from selfimp_dagster import cli
-from selfimp_dagster.lifecycle.optimization import sft_trainer
+from selfimp_dagster.lifecycle.optimization import training
 
 def die(self, args, state, control, **others):
     if state.global_step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sft_trainer._Watch.on_step_end = die
+training.Watch.on_step_end = die
 sys.argv = ["selfimp", "run", "tiny"]
 cli.main()
 """

@@ -13,7 +13,6 @@ from selfimp_dagster.lifecycle.evaluation.report import ASSET, read_report
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import mcnemar_exact, paired_difference_interval
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
-from selfimp_dagster.lifecycle.selection.stage import selected_rows
 from selfimp_dagster.records import EVALUATIONS, TRAINING
 from selfimp_dagster.registry import CHAINS, PLACES
 from selfimp_dagster.round_key import RoundKey
@@ -208,9 +207,7 @@ def _rows(store: ArtifactStore, first: RoundKey, second: RoundKey) -> Iterator[S
 def _trained_on(store: ArtifactStore, key: RoundKey) -> set[tuple[str, str]]:
     """The ids of the rows that a round trained on, each with its skill."""
     training = store.open(key, "checkpoint").table("training", TRAINING)
-    origins = [RoundKey.parse(origin) for origin in training["origin_round"].unique().sort()]
-    chosen = selected_rows(store, origins).select("sample_id", "skill").unique()
-    return set(training.join(chosen, on="sample_id").select("sample_id", "skill").iter_rows())
+    return set(training.drop_nulls("sample_id").select("sample_id", "skill").iter_rows())
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

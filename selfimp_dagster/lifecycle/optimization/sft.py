@@ -1,19 +1,24 @@
 """Supervised fine-tuning on selected samples (survey 4.2), through TRL's SFTTrainer."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-from selfimp_dagster.lifecycle.optimization.update import OptimizationContext, Update
-from selfimp_dagster.records import TRAINING, frame
-from selfimp_dagster.registry import method
+from selfimp_dagster.lifecycle.optimization.update import (
+    OptimizationContext,
+    Schedule,
+    Update,
+    no_rows,
+    training_rows,
+)
+from selfimp_dagster.registry import Signal, method
+
+_ANY: frozenset[Signal] = frozenset({"verdict", "score", "ordering", "votes", "answers"})
 
 
-class Sft(BaseModel):
+class Sft(Schedule):
     """Parameters of `sft`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     start_from: Literal["incumbent", "base"] = Field(
         default="incumbent",
@@ -25,56 +30,48 @@ class Sft(BaseModel):
         ge=0,
         description="Rows of earlier rounds mixed in, as a multiple of this round's rows.",
     )
-    epochs: float = Field(default=2, gt=0, description="Passes over the rows.")
-    most_steps: int | None = Field(
-        default=None, ge=1, description="Updates at which training ends early. None: after all its epochs."
+    weight: Literal["equal", "confidence", "value"] = Field(
+        default="equal",
+        description="How much a row of this round counts: all the same, or by the confidence or the value of "
+        "a reward, over its mean.",
     )
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="cosine", description="How the learning rate falls after its warm-up."
+    reward: str | None = Field(
+        default=None, description="The reward that weighs the rows. None: the first of the recipe."
     )
-    warmup: float = Field(
-        default=0.05, ge=0, lt=1, description="Share of the steps that the rate rises over."
-    )
-    batch_size: int = Field(default=16, ge=1, description="Rows per update.")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay.")
-    upper_layers: int | None = Field(
-        default=None,
-        ge=1,
-        description="Train that many of the uppermost layers; embeddings and the layers below stay as they "
-        "are, and the backward pass ends there. None trains all weights.",
-    )
-    lora_rank: int | None = Field(
-        default=None, ge=1, description="Rank of LoRA adapters, merged when saved. None trains the weights."
-    )
+
+    @model_validator(mode="after")
+    def _reward_weighs(self) -> Self:
+        if self.reward is not None and self.weight == "equal":
+            raise ValueError("a reward is named and rows have equal weights: set weight, or leave reward out")
+        return self
 
 
 @method("optimization", "sft", parameters=Sft, section="4.2", paper="arXiv:2203.02155")
 def sft(context: OptimizationContext, parameters: Sft) -> Update:
     """Cross-entropy on the selected responses, prompts masked: all weights, the upper layers, or LoRA.
 
-    Weights and optimizer are float32; matrix products run in bfloat16 where that is faster. The
-    candidate is saved as float32 safetensors with its tokenizer.
+    In: the selected rows; signal: that they were selected, and with `weight` the confidence or the value of a
+    reward, which multiplies the loss of a row's tokens. Weights are divided by their mean, so that the
+    learning rate means what it means without them; rows of earlier rounds have weight 1. Weights and
+    optimizer are float32; matrix products run in bfloat16 where that is faster. Out: the candidate as float32
+    safetensors with its tokenizer.
 
     Raises:
-        SelfimpError: the loss stopped being finite, or the model has fewer layers than are to be trained.
+        SelfimpError: the loss stopped being finite, the model has fewer layers than are to be trained, or no
+            selected row has a weight.
     """
     from selfimp_dagster.lifecycle.optimization.sft_trainer import train
 
     rows = _rows(context, parameters)
-    start = context.base if parameters.start_from == "base" else context.incumbent
-    curve, tokens = train(rows, start, context, parameters)
+    weights = _weights(rows, context, parameters)
+    start = context.base if parameters.start_from == "base" else context.start
+    curve = train(rows, weights, start, context, parameters)
     return Update(
-        training=frame(
-            (
-                {"sample_id": id_, "update": "sft", "weight": 1.0, "origin_round": origin}
-                for id_, origin in rows.select("sample_id", "round").iter_rows()
-            ),
-            TRAINING,
-        ),
-        curve=curve,
-        facts={"method": "sft", "trained_from": parameters.start_from, "steps": curve.height},
-        tokens=tokens,
+        training=training_rows(rows, "sft", "imitated", weights),
+        curve=curve.steps,
+        metrics=curve.metrics,
+        facts={"method": "sft", "trained_from": parameters.start_from, "steps": curve.steps.height},
+        tokens=curve.tokens,
     )
 
 
@@ -85,3 +82,19 @@ def _rows(context: OptimizationContext, parameters: Sft) -> pl.DataFrame:
         drawn = min(round(parameters.replay * rows.height), earlier.height)
         earlier = earlier.sample(drawn, seed=context.seed % 2**32)
     return pl.concat([earlier, rows]).unique("sample_id", keep="first", maintain_order=True)
+
+
+def _weights(rows: pl.DataFrame, context: OptimizationContext, parameters: Sft) -> list[float]:
+    if parameters.weight == "equal":
+        return [1.0] * rows.height
+    judged = context.judged(parameters.reward, _ANY).join(context.rows, on="sample_id", how="semi")
+    given = pl.col(parameters.weight).fill_null(0.0).clip(lower_bound=0.0)
+    told = judged.select("sample_id", given.alias("weight"))
+    mean = told["weight"].mean()
+    if not mean:
+        raise no_rows(
+            "sft", f"selected row with a {parameters.weight} above 0", "leave weight out, or choose a reward"
+        )
+    by_id = {id_: weight / mean for id_, weight in told.iter_rows()}
+    own = set(context.rows["sample_id"])
+    return [by_id.get(id_, 0.0) if id_ in own else 1.0 for id_ in rows["sample_id"]]

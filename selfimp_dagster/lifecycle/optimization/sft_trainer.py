@@ -1,73 +1,58 @@
 """The part of `sft` that needs torch and TRL; imported when training begins."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from datasets import Dataset, disable_progress_bars
-from peft import LoraConfig
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.optimization.prefix_tree import IGNORED, PrefixTree
-from selfimp_dagster.lifecycle.optimization.update import OptimizationContext
-from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
-from selfimp_dagster.progress import Bar
-from selfimp_dagster.records import TRAINING_CURVE, frame
+from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
+from selfimp_dagster.lifecycle.optimization.update import Curve, OptimizationContext
 
 if TYPE_CHECKING:
     from selfimp_dagster.lifecycle.optimization.sft import Sft
 
-_WHERE = "checkpoint: recipe.optimization"
+_WEIGHT = "weight"
 
 
 def train(
-    rows: pl.DataFrame, start: Path, context: OptimizationContext, parameters: "Sft"
-) -> tuple[pl.DataFrame, int]:
-    """Trains on the rows from the weights in `start` and saves the candidate.
-
-    Returns the curve (records.TRAINING_CURVE) and the tokens that went through the model.
-    """
-    disable_progress_bars()  # progress goes where the caller wants it
-    torch.manual_seed(context.seed % 2**32)
-    tokenizer = load_tokenizer(start)
-    model = load_model(start, dtype="float32")
-    if parameters.upper_layers is not None:
-        fix_lower_layers(model, parameters.upper_layers)
+    rows: pl.DataFrame,
+    weights: Sequence[float],
+    start: Path,
+    context: OptimizationContext,
+    parameters: "Sft",
+) -> Curve:
+    """Trains on the rows from the weights in `start` and saves the candidate; `weights` are of the rows."""
+    model, tokenizer = prepare(start, context, parameters)
     dataset = Dataset.from_list(
         [
-            {"prompt": messages, "completion": [{"role": "assistant", "content": response}]}
-            for messages, response in rows.select("messages", "response").iter_rows()
+            {
+                "prompt": messages,
+                "completion": [{"role": "assistant", "content": response}],
+                _WEIGHT: weight,
+            }
+            for (messages, response), weight in zip(
+                rows.select("messages", "response").iter_rows(), weights, strict=True
+            )
         ]
     )
     trainer = CompletionTrainer(
         model=model,
-        args=_arguments(parameters, context, len(dataset), str(model.device)),
+        args=SFTConfig(
+            **arguments(context, parameters, len(dataset), str(model.device)),
+            train_sampling_strategy="group_by_length",
+            completion_only_loss=True,
+        ),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=_adapter(parameters),
+        peft_config=adapter(parameters),
     )
-    trainer.remove_callback(PrinterCallback)
-    steps = trainer.args.max_steps
-    with context.progress.stage("training", total=steps, unit="steps") as bar:
-        trainer.add_callback(_Watch(bar))
-        trainer.train()
-    curve = _curve(trainer.state.log_history)
-    if not curve["loss"].is_finite().all():
-        raise SelfimpError(
-            "the training loss is not finite",
-            where=_WHERE,
-            fix="lower learning_rate or raise warmup, then materialize checkpoint again",
-        )
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if parameters.lora_rank is not None:
-        trained = trained.merge_and_unload()
-    trained.save_pretrained(context.output)
-    tokenizer.save_pretrained(context.output)
-    return curve, trainer.tokens
+    return run(trainer, "sft", context, parameters)
 
 
 class CompletionTrainer(SFTTrainer):
@@ -75,10 +60,27 @@ class CompletionTrainer(SFTTrainer):
 
     The rows of a task suite share their instruction, the samples of a task its whole prompt. TRL computes
     each row by itself, and on a CPU projects the masked prompt onto the vocabulary too; both together are
-    most of a step (benchmarks/training.py). `tokens` counts the tokens of the rows, padding left out.
+    most of a step (benchmarks/training.py). Where the dataset has a column `weight`, it multiplies the loss
+    of a row's tokens. `tokens` counts the tokens of the rows, padding left out.
     """
 
     tokens = 0
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        collate: Any = self.data_collator  # type: ignore[has-type]
+
+        def with_weights(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            batch = collate([{name: row[name] for name in row if name != _WEIGHT} for row in rows])
+            batch[_WEIGHT] = torch.tensor([row.get(_WEIGHT, 1.0) for row in rows])
+            return batch
+
+        self.data_collator = with_weights
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if _WEIGHT not in self._signature_columns:
+            self._signature_columns.append(_WEIGHT)
 
     def compute_loss(
         self,
@@ -100,7 +102,9 @@ class CompletionTrainer(SFTTrainer):
             outputs, logits, targets = predictions_on_tree(model, tree, inputs["input_ids"].device)
         else:
             outputs, logits, targets = predictions_on_rows(model, inputs)
-        total = cross_entropy(logits.float(), targets, reduction="sum")
+        labelled = (inputs["labels"][:, 1:] != IGNORED).sum(1)
+        weights = inputs[_WEIGHT].repeat_interleave(labelled)  # the order of the targets in either case
+        total = (weights * cross_entropy(logits.float(), targets, reduction="none")).sum()
         loss = total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -132,78 +136,3 @@ def predictions_on_rows(model: Any, inputs: dict[str, torch.Tensor]) -> Predicti
     wanted = labels[:, places]
     labelled = wanted != IGNORED
     return outputs, outputs.logits[labelled], wanted[labelled]
-
-
-class _Watch(TrainerCallback):
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._bar.advance(1)
-
-
-def _arguments(parameters: "Sft", context: OptimizationContext, rows: int, device: str) -> SFTConfig:
-    steps = max(1, round(parameters.epochs * rows / parameters.batch_size))
-    if parameters.most_steps is not None:
-        steps = min(steps, parameters.most_steps)
-    return SFTConfig(
-        output_dir=str(context.output.with_name(".trainer")),
-        max_steps=steps,
-        per_device_train_batch_size=parameters.batch_size,
-        learning_rate=parameters.learning_rate,
-        lr_scheduler_type=parameters.schedule,
-        warmup_steps=round(parameters.warmup * steps),
-        weight_decay=parameters.weight_decay,
-        optim="adamw_torch_fused",
-        bf16=pick_dtype("auto", device) == torch.bfloat16,
-        gradient_checkpointing=False,
-        train_sampling_strategy="group_by_length",
-        completion_only_loss=True,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=context.seed % 2**32,
-        use_cpu=device == "cpu",
-    )
-
-
-def _adapter(parameters: "Sft") -> LoraConfig | None:
-    if parameters.lora_rank is None:
-        return None
-    return LoraConfig(
-        r=parameters.lora_rank,
-        lora_alpha=2 * parameters.lora_rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-def fix_lower_layers(model: PreTrainedModel, upper: int) -> None:
-    layers = model.get_decoder().layers
-    if upper > len(layers):
-        raise SelfimpError(
-            f"upper_layers is {upper}, the model has {len(layers)} layers",
-            where=_WHERE,
-            fix=f"name at most {len(layers)}, or leave it out to train all weights",
-        )
-    model.get_input_embeddings().requires_grad_(False)
-    for layer in layers[: len(layers) - upper]:
-        layer.requires_grad_(False)
-
-
-def _curve(history: list[dict[str, Any]]) -> pl.DataFrame:
-    return frame(
-        (
-            {
-                "step": entry["step"],
-                "epoch": entry["epoch"],
-                "loss": entry["loss"],
-                "learning_rate": entry["learning_rate"],
-                "grad_norm": entry["grad_norm"],
-            }
-            for entry in history
-            if "loss" in entry
-        ),
-        TRAINING_CURVE,
-    )

@@ -1,5 +1,6 @@
 """The stage checkpoint: the candidate's weights."""
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,13 +10,24 @@ import polars as pl
 from safetensors import SafetensorError
 
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
-from selfimp_dagster.lifecycle.optimization.update import OptimizationContext, Update
-from selfimp_dagster.lifecycle.policy import incumbent_weights, read_policy
+from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
+from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.rewards.judging import judge_samples, visible
+from selfimp_dagster.lifecycle.selection.spare import SPARE
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, require_rows, selected_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.source import resolve_model
-from selfimp_dagster.records import TRAINING, TRAINING_CURVE
+from selfimp_dagster.records import (
+    REWARDS,
+    SAMPLES,
+    TASKS,
+    TRAINING,
+    TRAINING_CURVE,
+    TRAINING_METRICS,
+    derive_seed,
+)
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, write_error
 
@@ -23,14 +35,14 @@ ASSET = "checkpoint"
 
 
 def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]) -> Artifact:
-    """Trains the candidate on the selected rows with the recipe's optimization method.
+    """Trains the candidate with the recipe's optimization method, on what selection left of the corpus.
 
     Raises:
         SelfimpError: there are too few rows to train on, or the checkpoint cannot be written.
     """
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
-    subset = bench.store.open(key, "selected_subset")
+    corpus, subset = (bench.store.open(key, asset) for asset in ("generated_corpus", "selected_subset"))
     choice = policy.campaign.recipe.optimization.with_parameters(overrides)
     method, parameters = choice.resolve("optimization")
     rows = subset.table("subset", SUBSET)
@@ -38,19 +50,26 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     draft = bench.store.draft(
         key,
         ASSET,
-        parents={"incumbent_policy": start.data_version, "selected_subset": subset.data_version},
+        parents={
+            "incumbent_policy": start.data_version,
+            "generated_corpus": corpus.data_version,
+            "selected_subset": subset.data_version,
+        },
         config={"optimization": choice.model_dump(mode="json")},
     )
     output = draft.folder / "model"
     shutil.rmtree(output, ignore_errors=True)  # of a training that was killed while saving
+    weights = incumbent_weights(bench, policy)
     context = OptimizationContext(
         rows=rows,
         earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
-        incumbent=incumbent_weights(bench, policy),
+        start=weights,
+        incumbent=weights,
         base=resolve_model(policy.campaign.model, bench.models),
         output=output,
         seed=policy.seed,
         progress=bench.progress,
+        **_evidence(policy, corpus, subset),
     )
     try:
         update: Update = method.function(context, parameters)
@@ -58,6 +77,9 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         raise write_error(error, output) from error
     draft.write_table("training", update.training, TRAINING)
     draft.write_table("training_curve", update.curve, TRAINING_CURVE)
+    draft.write_table("training_metrics", update.metrics, TRAINING_METRICS)
+    draft.write_table("rollouts", update.rollouts.samples, SAMPLES)
+    draft.write_table("rollout_rewards", update.rollouts.rewards, REWARDS)
     facts = {
         **update.facts,
         "policy_hash": policy_hash(output),
@@ -71,3 +93,48 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         facts=facts,
         measurements={"seconds": time.monotonic() - started, "tokens": update.tokens},
     )
+
+
+def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, Any]:
+    """What the fields of the context that tell of the corpus are."""
+    judges = policy.campaign.recipe.judges
+    tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
+    pool = _pool(policy, tasks, samples, subset)
+    rewards = visible(corpus.table("rewards", REWARDS), judges)
+
+    def judge(drawn: pl.DataFrame) -> pl.DataFrame:
+        asked = tasks.join(drawn, on="task_id", how="semi")
+        seed = derive_seed(policy.seed, "rollout rewards")
+        return judge_samples(judges, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
+
+    return {
+        "pool": pool,
+        "tasks": tasks.join(pool, on="task_id", how="semi"),
+        "rewards": rewards.join(pool, on="sample_id", how="semi"),
+        "gives": {judge.name: judge.method.gives for judge in judges},
+        "judge": judge,
+    }
+
+
+def _pool(policy: Policy, tasks: pl.DataFrame, samples: pl.DataFrame, subset: Artifact) -> pl.DataFrame:
+    """The kept rows and the spare ones, in the schema POOL, sorted by task and sample."""
+    kept = subset.table("subset", SUBSET).select("sample_id", pl.lit("kept").alias("fate"))
+    spare = subset.table("spare", SPARE).select(
+        "sample_id",
+        pl.when("contrast").then(pl.lit("contrast")).otherwise(pl.lit("sibling")).alias("fate"),
+    )
+    settings = [json.loads(text) for text in samples["sampling"]]
+    rows = (
+        samples.with_columns(
+            pl.Series("temperature", [given["temperature"] for given in settings], dtype=pl.Float64),
+            pl.Series("token_limit", [given["max_new_tokens"] for given in settings], dtype=pl.Int64),
+            ended=pl.col("finish_reason") == "stop",
+            own=(pl.col("generation") == "SE") & (pl.col("policy_hash") == policy.policy_hash),
+        )
+        .join(pl.concat([kept, spare]), on="sample_id")
+        .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
+        .with_columns(round=pl.lit(str(policy.round)))
+        .sort("task_id", "sample_id")
+    )
+    asked = [list(policy.campaign.messages(prompt)) for prompt in rows["prompt"]]
+    return rows.with_columns(pl.Series("messages", asked, dtype=POOL["messages"])).select(list(POOL))

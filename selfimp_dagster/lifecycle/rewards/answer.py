@@ -25,6 +25,7 @@ class Answer(BaseModel):
     section="4.3",
     paper="arXiv:2203.14465",
     needs=frozenset({"verifier"}),
+    gives=frozenset({"verdict", "answers"}),
 )
 def answer(context: RewardContext, parameters: Answer) -> pl.DataFrame:
     """The verdict of the task's verifier on the response, from 0 to 1 (kind V).

@@ -20,7 +20,14 @@ class MajorityVote(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@method("reward", _NAME, parameters=MajorityVote, section="4.3", paper="arXiv:2210.11610")
+@method(
+    "reward",
+    _NAME,
+    parameters=MajorityVote,
+    section="4.3",
+    paper="arXiv:2210.11610",
+    gives=frozenset({"votes", "ordering"}),
+)
 def majority_vote(context: RewardContext, parameters: MajorityVote) -> pl.DataFrame:
     """1 for the most frequent answer among a task's samples, 0 for any other (kind H); no ground truth.
 

@@ -86,7 +86,14 @@ class _Pair(NamedTuple):
     texts: tuple[str, str]
 
 
-@method("reward", PAIRWISE_JUDGE, parameters=PairwiseJudge, section="4.3", paper="arXiv:2306.05685")
+@method(
+    "reward",
+    PAIRWISE_JUDGE,
+    parameters=PairwiseJudge,
+    section="4.3",
+    paper="arXiv:2306.05685",
+    gives=frozenset({"ordering"}),
+)
 def pairwise_judge(context: RewardContext, parameters: PairwiseJudge) -> pl.DataFrame:
     """A model compares the responses to a task in pairs, in both orders (kind M).
 

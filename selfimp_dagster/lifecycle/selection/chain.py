@@ -25,6 +25,9 @@ from selfimp_dagster.registry import Method, find_method
 ALWAYS_ON = ("exact_duplicates", "near_duplicates", "decontamination")
 """The steps that every chain has exactly once."""
 
+REWARD_FILTERS = ("verified",)
+"""The steps that drop a sample for nothing but its reward."""
+
 EARLIER = pl.Schema(
     {
         "sample_id": pl.String,
@@ -154,12 +157,14 @@ def run_chain(
         ValueError: a step did not judge every row exactly once, or gave one a score that is no number.
     """
     check_chain(steps)
-    alive = _rows(context)
+    alive = corpus_rows(context)
     tasks = alive.select("sample_id", "task_id")
     judged = [SELECTION.to_frame()]
     left: dict[str, BaseModel] = {}
     for position, step in enumerate(steps):
-        judgements, state = _judge(step, alive, replace(context, state=(states or {}).get(step.method.name)))
+        judgements, state = judge_rows(
+            step, alive, replace(context, state=(states or {}).get(step.method.name))
+        )
         if state is not None:
             left[step.method.name] = state
         judged.append(
@@ -209,8 +214,12 @@ def _texts(rows: pl.DataFrame) -> Iterator[tuple[str, str]]:
     return rows.select("prompt", "response").iter_rows()
 
 
-def _rows(context: SelectionContext) -> pl.DataFrame:
-    """The corpus in its canonical order, each sample with its task."""
+def corpus_rows(context: SelectionContext) -> pl.DataFrame:
+    """The corpus in its canonical order, each sample with its task.
+
+    Raises:
+        SelfimpError: the frames of the context do not fit their schemas or each other.
+    """
     earlier = context.earlier.select(name for name in EARLIER if name in context.earlier.columns)
     for table, schema, name in (
         (context.tasks, TASKS, "tasks"),
@@ -243,9 +252,14 @@ def _corpus_error(what: str) -> SelfimpError:
     return SelfimpError(what, where="generated_corpus", fix="materialize generated_corpus again")
 
 
-def _judge(
+def judge_rows(
     step: SelectionStep, rows: pl.DataFrame, context: SelectionContext
 ) -> tuple[pl.DataFrame, BaseModel | None]:
+    """What a step says of rows, in the schema of JUDGEMENTS, and the state that it leaves.
+
+    Raises:
+        ValueError: it did not judge every row exactly once, or gave one a score that is no number.
+    """
     name = step.method.name
     result = step.method.function(rows, context, step.parameters)
     frame, state = result if step.method.state else (result, None)

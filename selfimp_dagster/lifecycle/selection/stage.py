@@ -22,6 +22,7 @@ from selfimp_dagster.lifecycle.selection.chain import (
     run_chain,
 )
 from selfimp_dagster.lifecycle.selection.models import Models, Role
+from selfimp_dagster.lifecycle.selection.spare import SPARE, spare_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.source import resolve_model
@@ -86,6 +87,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         parent_gain=_parent_gain(bench.store, policy),
     )
     selection, left = run_chain(steps, context, states)
+    spare = spare_rows(steps, context, selection)
     subset = (
         samples.filter(pl.col("sample_id").is_in(kept_sample_ids(selection)))
         .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
@@ -97,12 +99,14 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
+    draft.write_table("spare", spare, SPARE)
     if left:
         draft.write_json(STATE, {step: state.model_dump(mode="json") for step, state in left.items()})
     return draft.commit(
         facts={
             "rows": samples.height,
             "kept": subset.height,
+            "contrasts": spare["contrast"].sum(),
             "funnel": funnel(selection).to_dicts(),
             **({"engine": models.harness} if models.harness else {}),
         },
