@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
+
 from selfimp_dagster.campaign import campaign_schema
 from selfimp_dagster.registry import STAGES, Method, all_methods
 
@@ -41,14 +43,16 @@ def _method(method: Method) -> str:
         return text + "\nNo parameters.\n"
     models = method.parameters.model_fields
     rows = [
-        f"| `{name}` | {_default(models[name].get_default(call_default_factory=True))} | "
-        f"{field.get('description', '')} |\n"
+        f"| `{name}` | {_default(models[name])} | {field.get('description', '')} |\n"
         for name, field in fields.items()
     ]
     return text + "\n| parameter | default | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
-def _default(value: object) -> str:
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
     if hasattr(value, "model_dump"):
         return (
             f"`{{{', '.join(f'{name}: {json.dumps(inner)}' for name, inner in value.model_dump().items())}}}`"

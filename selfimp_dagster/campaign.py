@@ -255,7 +255,7 @@ class Campaign(_Strict):
     description: str = ""
     model: str = Field(
         default="embedded:smollm2-135m-instruct",
-        description="embedded:<name>, a local folder, or <hub id>@<40-digit revision>.",
+        description="embedded:<name>, scratch:<name>, a local folder, or <hub id>@<40-digit revision>.",
     )
     seed: int = 0
     instruction: str = Field(default="", description="Put under every prompt, on a line of its own.")

@@ -38,7 +38,7 @@ SAMPLES = pl.Schema(
         "task_id": pl.String(),
         "round": pl.String(),
         "policy_hash": pl.String(),
-        "generation": pl.String(),  # SE, R or I
+        "generation": pl.String(),  # SE, R or I; D: a demonstration, the answer that came with the task
         "messages": MESSAGES,
         "response": pl.String(),
         "prompt_tokens": pl.Int64(),

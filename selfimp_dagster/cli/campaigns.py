@@ -94,7 +94,7 @@ def methods() -> None:
     for method in known:
         console.print(f"[bold]{method.name}[/bold]: {escape(method.summary)}", highlight=False)
         for name, field in method.parameters.model_fields.items():
-            default = field.get_default(call_default_factory=True)
+            default = "(required)" if field.is_required() else field.get_default(call_default_factory=True)
             console.print(f"    {name} = {default}  [dim]{field.description}[/dim]", highlight=False)
 
 

@@ -33,7 +33,12 @@ _KINDS = {
 
 _SHORTEST_PREFIX = 6
 _LISTED = 5  # ids or rounds that a sentence names; the rest are counted
-_HELP = {"SE": "unaided", "R": "with the right answer shown", "I": "interacting"}
+_HELP = {
+    "SE": "unaided",
+    "R": "with the right answer shown",
+    "I": "interacting",
+    "D": "a demonstration, not the policy's",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a campaign's base model comes from: the embedded default, a local folder, or a pinned hub model."""
+"""Where a campaign's base model comes from: embedded, made from nothing, a local folder, or the hub."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.embedded import EMBEDDED_NAME, embedded_model
 from selfimp_dagster.models.hashing import POLICY_FILES
 from selfimp_dagster.models.loading import check_model_folder
+from selfimp_dagster.models.scratch import SCRATCH_NAME, scratch_model
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[0-9a-f]{40}")
@@ -18,13 +19,13 @@ _REVISION = re.compile(r"[0-9a-f]{40}")
 class ModelSource:
     """One parsed source. `revision` is the hub's commit, empty for the other kinds."""
 
-    kind: Literal["embedded", "local", "hub"]
+    kind: Literal["embedded", "scratch", "local", "hub"]
     name: str
     revision: str = ""
 
 
 def parse_source(source: str) -> ModelSource:
-    """Reads `embedded:<name>`, an existing local folder, or `org/name@<40-hex revision>`.
+    """Reads `embedded:<name>`, `scratch:<name>`, an existing local folder, or `org/name@<40-hex revision>`.
 
     Raises:
         SelfimpError: it is none of these, or a hub model without a pinned revision.
@@ -38,6 +39,15 @@ def parse_source(source: str) -> ModelSource:
                 fix=f"write embedded:{EMBEDDED_NAME}",
             )
         return ModelSource("embedded", name)
+    if source.startswith("scratch:"):
+        name = source.removeprefix("scratch:")
+        if name != SCRATCH_NAME:
+            raise SelfimpError(
+                f"there is no recipe for a model called {name!r}",
+                where=source,
+                fix=f"write scratch:{SCRATCH_NAME}",
+            )
+        return ModelSource("scratch", name)
     if Path(source).expanduser().is_dir():
         return ModelSource("local", source)
     name, _, revision = source.partition("@")
@@ -69,6 +79,8 @@ def resolve_model(source: str, cache: Path) -> Path:
     parsed = parse_source(source)
     if parsed.kind == "embedded":
         return embedded_model(cache)
+    if parsed.kind == "scratch":
+        return scratch_model(cache)
     local = parsed.kind == "local"
     folder = Path(parsed.name).expanduser().resolve() if local else _download(parsed, cache)
     check_model_folder(folder)

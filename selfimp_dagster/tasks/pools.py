@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from selfimp_dagster.tasks import families
 from selfimp_dagster.tasks.suites import (
     FileSource,
     ReasoningGymSource,
+    StringsSource,
     Task,
     TaskSource,
     read_rows,
@@ -132,6 +133,7 @@ def draw_pool(
     evaluation_share: float,
     base_folder: Path,
     skill_weights: Mapping[str, float] | None = None,
+    levels: Mapping[str, Collection[float]] | None = None,
 ) -> PoolDraw:
     """`size` tasks with distinct prompts, or fewer where the sources hold no more.
 
@@ -142,6 +144,7 @@ def draw_pool(
         seed: from `pool_seed`.
         skill_weights: shares that replace the weights of the sources, for the skills it names;
             a skill of weight 0 is left out.
+        levels: the difficulties that tasks of a skill may have; a skill that it does not name has all.
 
     Raises:
         SelfimpError: `skill_weights` does not fit the sources, a source fails, or the pool stays empty.
@@ -152,7 +155,7 @@ def draw_pool(
     seen: set[str] = set()
     supplies = {
         skill: _Supply(
-            stream_tasks(sources[skill], skill, seed, base_folder),
+            stream_tasks(sources[skill], skill, seed, base_folder, (levels or {}).get(skill)),
             lambda prompt: pool == "guard" or side_of(prompt, evaluation_share) == pool,
             seen,
         )
@@ -286,6 +289,9 @@ def _overlap(one: TaskSource, other: TaskSource, base_folder: Path) -> str | Non
         prompts = [
             {prompt_key(row.prompt) for row in read_rows(file, base_folder).rows} for file in (one, other)
         ]
+    elif isinstance(one, StringsSource) and isinstance(other, StringsSource):
+        same = one.operation == other.operation and set(one.levels) & set(other.levels)
+        return f"{one.operation} of {min(same)} digits" if same else None
     elif (
         isinstance(one, ReasoningGymSource)
         and isinstance(other, ReasoningGymSource)

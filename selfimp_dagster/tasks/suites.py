@@ -4,18 +4,18 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.records import canonical_json, derive_seed, task_id
-from selfimp_dagster.tasks import families
+from selfimp_dagster.tasks import families, strings
 
 
 class _Source(BaseModel):
@@ -23,6 +23,11 @@ class _Source(BaseModel):
 
     weight: float = Field(default=1.0, gt=0, description="Share of the pool, relative to the other skills.")
     difficulty: float = Field(default=1.0, description="The level that the author gives these tasks.")
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """Every level of difficulty that tasks have."""
+        return (self.difficulty,)
 
 
 class ReasoningGymSource(_Source):
@@ -72,7 +77,27 @@ class FileSource(_Source):
         return pattern
 
 
-TaskSource = Annotated[ReasoningGymSource | FileSource, Field(discriminator="suite")]
+class StringsSource(_Source):
+    """Copying, reversing or adding strings of digits; a task's difficulty is its length."""
+
+    suite: Literal["strings"] = "strings"
+    operation: strings.Operation = Field(description="addition, copy or reverse.")
+    shortest: int = Field(default=1, ge=1, description="Digits of the shortest strings.")
+    longest: int = Field(ge=1, le=60, description="Digits of the longest strings.")
+
+    @model_validator(mode="after")
+    def _shortest_is_not_above_longest(self) -> Self:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest} is above longest {self.longest}")
+        return self
+
+    @property
+    def levels(self) -> range:
+        """Every length that tasks have."""
+        return range(self.shortest, self.longest + 1)
+
+
+TaskSource = Annotated[ReasoningGymSource | FileSource | StringsSource, Field(discriminator="suite")]
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,21 @@ class Task:
         )
 
     @classmethod
+    def from_string(cls, source: StringsSource, skill: str, prompt: str, answer: str, length: int) -> "Task":
+        """The task of one string."""
+        return cls(
+            task_id=task_id(skill, prompt, answer),
+            skill=skill,
+            suite=f"strings:{source.operation}",
+            difficulty=float(length),
+            prompt=prompt,
+            answer=answer,
+            verifier="verbatim",
+            entry=None,
+            source="generator",
+        )
+
+    @classmethod
     def from_file(cls, source: FileSource, skill: str, row: "FileRow") -> "Task":
         """The task of one row of a file."""
         return cls(
@@ -140,7 +180,7 @@ class FileRows:
     skipped: Mapping[str, int]
 
 
-def check(source: ReasoningGymSource | FileSource, where: str, base_folder: Path) -> None:
+def check(source: TaskSource, where: str, base_folder: Path) -> None:
     """Refuses a source that cannot yield tasks. Called once, when the campaign is loaded.
 
     Args:
@@ -152,22 +192,32 @@ def check(source: ReasoningGymSource | FileSource, where: str, base_folder: Path
     """
     if isinstance(source, ReasoningGymSource):
         families.check_family(source.family, source.parameters, where)
-    else:
+    elif isinstance(source, FileSource):
         read_rows(source, base_folder, where)
 
 
 def stream_tasks(
-    source: ReasoningGymSource | FileSource, skill: str, seed: int, base_folder: Path
+    source: TaskSource, skill: str, seed: int, base_folder: Path, levels: Collection[float] | None = None
 ) -> Iterator[Task]:
-    """The tasks of a source in an order that depends on nothing but skill and seed.
+    """The tasks of a source in an order that depends on nothing but skill, seed and levels.
 
-    Endless and possibly repetitive for a family; every row once for a file.
+    Endless and possibly repetitive for a family and for strings; every row once for a file.
+
+    Args:
+        levels: the difficulties that tasks may have; None: all that the source has.
 
     Raises:
         SelfimpError: the source cannot be read or cannot generate.
     """
     stream_seed = derive_seed("stream", skill, seed)
-    if isinstance(source, ReasoningGymSource):
+    if isinstance(source, StringsSource):
+        lengths = [length for length in source.levels if levels is None or length in levels]
+        if lengths:
+            for prompt, answer, length in strings.items(source.operation, lengths, stream_seed):
+                yield Task.from_string(source, skill, prompt, answer, length)
+    elif levels is not None and source.difficulty not in levels:
+        return
+    elif isinstance(source, ReasoningGymSource):
         for item in families.items(source.family, source.parameters, stream_seed):
             yield Task.from_family(source, skill, item)
     else:

@@ -58,6 +58,8 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
                 return _judge_by_math(task, response, time_limit)
             case "exact":
                 return _judge_by_equality(task, response)
+            case "verbatim":
+                return _judge_verbatim(task, response)
             case "contains":
                 return _judge_by_containment(task, response)
             case unknown:
@@ -86,13 +88,18 @@ def comparable_answer(task: Task, response: str) -> str | None:
     """The answer in a form in which equal answers are equal strings, for counting votes.
 
     "007" and "7", "1,234" and "1234", "3.0" and "3" become the same; text loses differences in case,
-    spacing, Unicode form and wrapping ("**Friday**." and "friday"). None if there is no answer.
+    spacing, Unicode form and wrapping ("**Friday**." and "friday"). What is judged verbatim stays as it is.
+    None if there is no answer.
     """
+    if task.verifier == "verbatim":
+        return response.strip() or None
     extracted = _extract(task, response)
     return None if extracted is None else _canonical(extracted)
 
 
 def _extract(task: Task, response: str) -> str | None:
+    if task.verifier == "verbatim":
+        return response.strip() or None
     several_lines = task.answer is None or "\n" in task.answer
     return extract_answer(response, _is_number(task.answer), several_lines)
 
@@ -133,6 +140,13 @@ def _judge_by_equality(task: Task, response: str) -> Judgement:
     extracted = _extract(task, response)
     equal = extracted is not None and _canonical(extracted) == _canonical(task.answer)
     return Judgement(float(equal), extracted, "equal" if equal else "not equal")
+
+
+def _judge_verbatim(task: Task, response: str) -> Judgement:
+    if task.answer is None:
+        raise ValueError("the task has no answer to compare with")
+    equal = response.strip() == task.answer
+    return Judgement(float(equal), _extract(task, response), "equal" if equal else "not equal")
 
 
 def _judge_by_containment(task: Task, response: str) -> Judgement:

@@ -1,6 +1,6 @@
 """What an acquisition method is given, and what it returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,20 @@ import polars as pl
 
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.lifecycle.sampling import SampleRequest
+
+
+class Draw(Protocol):
+    """Draws that many train tasks (records.TASKS) by the skills' weights, of these levels of difficulty.
+
+    A skill that `levels` does not name has tasks of all its levels.
+    """
+
+    def __call__(
+        self,
+        size: int,
+        weights: Mapping[str, float],
+        levels: Mapping[str, Collection[float]] | None = None,
+    ) -> pl.DataFrame: ...
 
 
 class Sample(Protocol):
@@ -30,12 +44,15 @@ class Corpus:
 class AcquisitionContext:
     """What a method may use.
 
-    `draw(size, weights)` gives that many train tasks; `messages` turns a prompt into the chat that
-    asks it; `judge(tasks, samples)` gives the reward `answer` (records.REWARDS) of every sample;
+    `draw` gives train tasks; `levels` are the levels of difficulty that each skill's tasks have, `updates`
+    how many promoted updates the incumbent is away from the base model; `messages` turns a prompt into the
+    chat that asks it; `judge(tasks, samples)` gives the reward `answer` (records.REWARDS) of every sample;
     `offered` are the accepted refined outputs of the round before.
     """
 
-    draw: Callable[[int, Mapping[str, float]], pl.DataFrame]
+    draw: Draw
+    levels: Mapping[str, Sequence[float]]
+    updates: int
     sample: Sample
     messages: Callable[[str], tuple[Message, ...]]
     judge: Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]

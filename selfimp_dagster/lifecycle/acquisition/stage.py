@@ -1,7 +1,7 @@
 """The stage generated_corpus: tasks, samples and rewards of a round."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import polars as pl
@@ -47,20 +47,25 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
     sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
 
-    def draw(wanted: int, weights: Mapping[str, float]) -> pl.DataFrame:
+    def draw(
+        size: int, weights: Mapping[str, float], levels: Mapping[str, Collection[float]] | None = None
+    ) -> pl.DataFrame:
         drawn = draw_pool(
             "train",
             campaign.skills,
-            wanted,
+            size,
             seed=pool_seed("train", campaign.seed, key.number),
             evaluation_share=campaign.pools.evaluation_share,
             base_folder=bench.campaigns,
             skill_weights=weights,
+            levels=levels,
         )
         return tasks_frame(drawn.tasks, "train")
 
     context = AcquisitionContext(
         draw=draw,
+        levels={skill: source.levels for skill, source in campaign.skills.items()},
+        updates=_updates(bench.store, policy),
         sample=sampler.sample,
         messages=campaign.messages,
         judge=answer_rewards,
@@ -95,6 +100,12 @@ def _skill_weights(policy: Policy) -> Mapping[str, float]:
     """Each skill's share of the generation budget: as directed, else as the campaign mixes them."""
     directed = (directive.weights for directive in policy.directives if directive.kind == "shift_budget")
     return next(directed, policy.campaign.skill_weights)
+
+
+def _updates(store: ArtifactStore, policy: Policy) -> int:
+    """How many checkpoints lie on the way from the base model to the incumbent."""
+    started = (read_policy(store, RoundKey.parse(ancestor))[0] for ancestor in policy.ancestors)
+    return len({round_ for round_ in (policy.weights_round, *(s.weights_round for s in started)) if round_})
 
 
 def _offered(store: ArtifactStore, policy: Policy) -> Corpus:

@@ -5,6 +5,7 @@ from selfimp_dagster.lifecycle.selection import (
     difficulty,
     diversity,
     duplicates,
+    length,
     verification,
 )
 from selfimp_dagster.lifecycle.selection.chain import (
@@ -32,6 +33,7 @@ __all__ = [
     "duplicates",
     "funnel",
     "kept_sample_ids",
+    "length",
     "run_chain",
     "verification",
 ]

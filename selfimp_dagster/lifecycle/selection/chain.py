@@ -60,7 +60,7 @@ class SelectionContext:
     seed: int
 
     def reward(self, name: str) -> pl.DataFrame:
-        """The named reward: sample_id, kind, value (null where it is not a number), evidence.
+        """The named reward: sample_id, kind, value (null where it is not a number), confidence, evidence.
 
         Raises:
             SelfimpError: there are samples and none of them has that reward.
@@ -74,7 +74,7 @@ class SelectionContext:
                 fix=f"name a reward of this corpus ({known}), or add {name!r} to the recipe's rewards",
             )
         # NaN compares greater than every number, so it would pass any minimum.
-        return named.select("sample_id", "kind", pl.col("value").fill_nan(None), "evidence")
+        return named.select("sample_id", "kind", pl.col("value").fill_nan(None), "confidence", "evidence")
 
 
 @dataclass(frozen=True)

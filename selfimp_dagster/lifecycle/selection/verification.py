@@ -14,6 +14,9 @@ class VerifiedParameters(BaseModel):
 
     reward: str = Field(default="answer", description="The reward that decides.")
     minimum: float = Field(default=1.0, description="The smallest value that is kept.")
+    minimum_confidence: float = Field(
+        default=0.0, ge=0, le=1, description="The smallest confidence of the reward that is kept."
+    )
 
 
 @method(
@@ -25,7 +28,7 @@ class VerifiedParameters(BaseModel):
     needs=frozenset({"verifier"}),
 )
 def verified(rows: pl.DataFrame, context: SelectionContext, parameters: VerifiedParameters) -> pl.DataFrame:
-    """Keeps samples whose named reward is at least the minimum.
+    """Keeps samples whose named reward is at least the minimum, and sure enough.
 
     The score is the reward's value. A sample without that reward is dropped: STaR's filter (Zelikman
     et al., arXiv:2203.14465).
@@ -33,22 +36,24 @@ def verified(rows: pl.DataFrame, context: SelectionContext, parameters: Verified
     Raises:
         SelfimpError: no sample has that reward.
     """
-    name, minimum = parameters.reward, parameters.minimum
-    value = pl.col("value")
+    name, minimum, sure = parameters.reward, parameters.minimum, parameters.minimum_confidence
+    value, confidence = pl.col("value"), pl.col("confidence")
     return (
         rows.select("sample_id")
         .join(context.reward(name), on="sample_id", how="left", maintain_order="left")
         .select(
             "sample_id",
             value.alias("score"),
-            (value >= minimum).fill_null(False).alias("kept"),
+            ((value >= minimum) & (confidence >= sure)).fill_null(False).alias("kept"),
             pl.when(value.is_null())
             .then(pl.lit(f"has no {name} reward"))
-            .when(value >= minimum)
+            .when(value < minimum)
+            .then(pl.lit(f"{name} reward is below {minimum}"))
+            .when((confidence >= sure).fill_null(False))
             .then(pl.lit(f"{name} reward is at least {minimum}"))
-            .otherwise(pl.lit(f"{name} reward is below {minimum}"))
+            .otherwise(pl.lit(f"confidence of the {name} reward is below {sure}"))
             .alias("reason"),
-            pl.struct(pl.lit(name).alias("reward"), "kind", "value", "evidence")
+            pl.struct(pl.lit(name).alias("reward"), "kind", "value", "confidence", "evidence")
             .struct.json_encode()
             .alias("evidence"),
         )

@@ -71,7 +71,9 @@ class Asked:
 def corpus_of(counts: Mapping[str, int], **parameters: Any) -> Corpus:
     asked = Asked()
     context = AcquisitionContext(
-        draw=lambda size, weights: make_tasks(counts),
+        draw=lambda size, weights, levels=None: make_tasks(counts),
+        levels={skill: [1.0] for skill in counts},
+        updates=0,
         sample=asked.sample,
         messages=lambda prompt: ({"role": "user", "content": prompt},),
         judge=asked.judge,

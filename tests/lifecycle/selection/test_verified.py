@@ -20,6 +20,7 @@ def test_keeps_the_samples_at_or_above_the_minimum(corpus, judge):
         "reward": "answer",
         "kind": "V",
         "value": 0.0,
+        "confidence": 1.0,
         "evidence": "judged b",
     }
     assert "no answer reward" in fates["d"]["reason"]

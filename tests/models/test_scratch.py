@@ -1,0 +1,39 @@
+"""The model that is made from nothing: the same bytes each time, a token a character, fit for the engine."""
+
+from pathlib import Path
+
+import pytest
+
+from selfimp_dagster.engines.base import Request, Sampling
+from selfimp_dagster.engines.transformers_engine import TransformersEngine
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.loading import load_tokenizer
+from selfimp_dagster.models.scratch import scratch_model
+from selfimp_dagster.models.source import resolve_model
+
+
+def test_the_same_seed_makes_the_same_model_and_another_one_another(tmp_path: Path) -> None:
+    first = resolve_model("scratch:characters", tmp_path / "one")
+    assert policy_hash(first) == policy_hash(scratch_model(tmp_path / "two"))
+    assert policy_hash(first) != policy_hash(scratch_model(tmp_path / "two", seed=1))
+    assert resolve_model("scratch:characters", tmp_path / "one") == first
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [first.name]
+
+
+def test_a_prompt_costs_a_token_a_character_and_the_engine_runs_it(tmp_path: Path) -> None:
+    folder = scratch_model(tmp_path)
+    tokenizer = load_tokenizer(folder)
+    chat = [{"role": "user", "content": "+1792"}, {"role": "assistant", "content": "19"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "+1792=19<end>"
+    assert len(tokenizer.apply_chat_template(chat, return_dict=False)) == 9
+    engine = TransformersEngine(folder, dtype="float32", device="cpu")
+    ((answer,),) = engine.generate(
+        [Request("a", tuple(chat[:1]), 0)], Sampling(max_new_tokens=3, temperature=0)
+    )
+    assert answer.prompt_tokens == 6
+
+
+def test_another_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SelfimpError, match="no recipe for a model called 'words'"):
+        resolve_model("scratch:words", tmp_path)
