@@ -7,6 +7,8 @@ from typing import Any
 import polars as pl
 
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.evaluation.signals import hardest_drawn
+from selfimp_dagster.lifecycle.obedience import Mix, Obeyed, obey_acquisition
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
@@ -44,6 +46,12 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "tasks": size,
         },
     )
+    levels = {skill: source.levels for skill, source in campaign.skills.items()}
+    mix, obeyed = obey_acquisition(Mix(campaign.skill_weights, {}), policy.directives)
+    directed = {
+        skill: [level for level in levels[skill] if level <= hardest]
+        for skill, hardest in mix.hardest.items()
+    }
     engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
     sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
 
@@ -58,19 +66,20 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             evaluation_share=campaign.pools.evaluation_share,
             base_folder=bench.campaigns,
             skill_weights=weights,
-            levels=levels,
+            levels=directed if levels is None else levels,
         )
         return tasks_frame(drawn.tasks, "train")
 
     context = AcquisitionContext(
         draw=draw,
-        levels={skill: source.levels for skill, source in campaign.skills.items()},
+        levels=levels,
+        directed=directed,
         updates=_updates(bench.store, policy),
         sample=sampler.sample,
         messages=campaign.messages,
         judge=answer_rewards,
         offered=_offered(bench.store, policy),
-        skill_weights=_skill_weights(policy),
+        skill_weights=mix.weights,
         size=size,
         seed=policy.seed,
     )
@@ -91,15 +100,25 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "helped_samples": corpus.samples.height - alone.height,
             "pass_rate": alone.join(answers, on="sample_id")["value"].mean(),
             "engine": engine.describe(),
+            "obeyed": [told.model_dump() for told in _as_drawn(obeyed, mix, corpus, str(key), choice.method)],
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens},
     )
 
 
-def _skill_weights(policy: Policy) -> Mapping[str, float]:
-    """Each skill's share of the generation budget: as directed, else as the campaign mixes them."""
-    directed = (directive.weights for directive in policy.directives if directive.kind == "shift_budget")
-    return next(directed, policy.campaign.skill_weights)
+def _as_drawn(obeyed: list[Obeyed], mix: Mix, corpus: Corpus, round_: str, method: str) -> list[Obeyed]:
+    """What became of the directives, once one sees what was sampled: a method may choose its own levels."""
+    drawn = hardest_drawn(corpus.tasks, corpus.samples.filter(pl.col("round") == round_))
+    beyond = sorted(skill for skill, level in mix.hardest.items() if drawn.get(skill, level) > level)
+    if not beyond:
+        return obeyed
+    reason = f"{method} drew harder tasks of {', '.join(beyond)}"
+    return [
+        Obeyed(directive=told.directive, not_applicable=reason)
+        if told.directive == "move_difficulty"
+        else told
+        for told in obeyed
+    ]
 
 
 def _updates(store: ArtifactStore, policy: Policy) -> int:

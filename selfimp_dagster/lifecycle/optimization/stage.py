@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 from safetensors import SafetensorError
 
+from selfimp_dagster.lifecycle.obedience import obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import OptimizationContext, Update
 from selfimp_dagster.lifecycle.policy import incumbent_weights, read_policy
@@ -31,7 +32,10 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
     subset = bench.store.open(key, "selected_subset")
-    choice = policy.campaign.recipe.optimization.with_parameters(overrides)
+    earlier = selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors])
+    choice, obeyed = obey_optimization(
+        policy.campaign.recipe.optimization, policy.directives, overrides, earlier.height
+    )
     method, parameters = choice.resolve("optimization")
     rows = subset.table("subset", SUBSET)
     require_rows(rows, policy.campaign.recipe.minimum_rows, key)
@@ -39,13 +43,13 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         key,
         ASSET,
         parents={"incumbent_policy": start.data_version, "selected_subset": subset.data_version},
-        config={"optimization": choice.model_dump(mode="json")},
+        config={"optimization": choice.model_dump(mode="json"), "overrides": dict(overrides)},
     )
     output = draft.folder / "model"
     shutil.rmtree(output, ignore_errors=True)  # of a training that was killed while saving
     context = OptimizationContext(
         rows=rows,
-        earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
+        earlier=earlier,
         incumbent=incumbent_weights(bench, policy),
         base=resolve_model(policy.campaign.model, bench.models),
         output=output,
@@ -65,6 +69,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         "rows": update.training.height,
         "rows_of_this_round": update.training.filter(pl.col("origin_round") == str(key)).height,
         "final_loss": update.curve["loss"][-1],
+        "obeyed": [told.model_dump() for told in obeyed],
     }
     (output / "README.md").write_text(model_card(policy, choice, facts))
     return draft.commit(

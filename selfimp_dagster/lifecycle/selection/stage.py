@@ -7,10 +7,12 @@ import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.items import items_until
+from selfimp_dagster.lifecycle.obedience import obey_selection
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.lifecycle.rewards.judging import visible
 from selfimp_dagster.lifecycle.selection.chain import (
     SelectionContext,
+    SelectionStep,
     funnel,
     kept_sample_ids,
     run_chain,
@@ -43,11 +45,12 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     corpus = bench.store.open(key, "generated_corpus")
+    chain, obeyed = obey_selection(campaign.recipe, policy.directives)
     draft = bench.store.draft(
         key,
         ASSET,
         parents={"incumbent_policy": start.data_version, "generated_corpus": corpus.data_version},
-        config={"selection": [choice.model_dump(mode="json") for choice in campaign.recipe.selection]},
+        config={"selection": [choice.model_dump(mode="json") for choice in chain]},
     )
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
     context = SelectionContext(
@@ -58,7 +61,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
     )
-    selection = run_chain(campaign.recipe.selection_steps, context)
+    selection = run_chain([SelectionStep(*choice.resolve("selection")) for choice in chain], context)
     subset = (
         samples.filter(pl.col("sample_id").is_in(kept_sample_ids(selection)))
         .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
@@ -71,7 +74,12 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
     return draft.commit(
-        facts={"rows": samples.height, "kept": subset.height, "funnel": funnel(selection).to_dicts()},
+        facts={
+            "rows": samples.height,
+            "kept": subset.height,
+            "funnel": funnel(selection).to_dicts(),
+            "obeyed": [told.model_dump() for told in obeyed],
+        },
         measurements={"seconds": time.monotonic() - started, "tokens": 0},
     )
 

@@ -30,6 +30,7 @@ def _corpus(updates: int, hidden: bool = False, **parameters: float) -> tuple[Co
     context = AcquisitionContext(
         draw=draw,
         levels=_LEVELS,
+        directed=directed or {},
         updates=updates,
         sample=policy.sample,
         messages=lambda prompt: ({"role": "user", "content": prompt},),

@@ -10,7 +10,7 @@ from selfimp_dagster.lifecycle.evaluation.continuation import (
     Budget,
     Continuation,
     Decision,
-    RoundSummary,
+
     decide,
 )
 
