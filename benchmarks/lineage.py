@@ -28,7 +28,7 @@ import duckdb
 import polars as pl
 
 from benchmarks.synthetic_store import make_store
-from selfimp_dagster.lifecycle.ledger import read_ledger, write_ledger
+from selfimp_dagster.lifecycle.ledger import read_fates, read_ledger, write_ledger
 from selfimp_dagster.lineage.row_index import FOLDER
 from selfimp_dagster.lineage.trace import trace
 from selfimp_dagster.lineage.views import ask, connect
@@ -83,7 +83,8 @@ def made(folder: Path, rounds: int) -> Path:
         if (number + 1) % 100 == 0:
             print(f"{number + 1} rounds, {rows:,} rows, {time.monotonic() - started:.0f} s", flush=True)
     store = ArtifactStore(folder)
-    write_ledger(store, read_ledger(store))
+    ledger = read_ledger(store)
+    write_ledger(store, ledger, read_fates(store, ledger["round"]))
     files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     print(f"{rows:,} rows in {len(files):,} files, {sum(files) / 1e6:,.0f} MB")
     return folder

@@ -31,6 +31,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
 )
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
+from selfimp_dagster.lifecycle.evaluation.steering import Steering
 from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
@@ -277,6 +278,13 @@ class Campaign(_Strict):
     evaluation: EvaluationPlan = EvaluationPlan()
     promotion: PromotionRule = PromotionRule()
     continuation: Continuation
+    steering: Steering | None = Field(
+        default=Steering(), description="What evaluation tells the stages of the next round; null: nothing."
+    )
+    strategies: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Further recipes by name, each as what it changes in the recipe; steering chooses.",
+    )
     nightly: Nightly | None = None
     approval: Approval = Approval()
 
@@ -394,6 +402,8 @@ def parse_campaign(data: Any, where: str) -> Campaign:
         ) from error
     check_power(campaign.promotion, campaign.tested_items, campaign.continuation)
     check_guard(campaign.promotion, campaign.guard_items)
+    for name, changes in campaign.strategies.items():
+        campaign.with_recipe(changes, where=f"{where}: strategies.{name}")
     return campaign
 
 

@@ -69,6 +69,16 @@ def _print_lines(ledger: pl.DataFrame) -> None:
             console.print(f"Champion of {campaign}: {champion['round']}{accuracy}.", highlight=False)
 
 
+def print_directives(rows: pl.DataFrame) -> None:
+    """What each round was told and why, whether its stage obeyed, and what its figures became."""
+    shown = _table("round", "directive", "because", "done", "became", title="Directives")
+    for row in rows.iter_rows(named=True):
+        color = {True: "green", False: "yellow", None: "default"}[row["obeyed"]]
+        done = f"[{color}]{escape(row['done'] or 'not known')}"
+        shown.add_row(row["round"], row["kind"], escape(row["signal"]), done, escape(row["became"]))
+    console.print(shown)
+
+
 def print_dimensions(rows: pl.DataFrame, title: str) -> None:
     """A line for each measure of a round, both arms beside each other."""
     shown = _table("dimension", "measure", "incumbent", "candidate", "unit", title=title)

@@ -6,7 +6,7 @@ from selfimp_dagster.assets.eval_report import eval_report
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.directives import read_directives, sentences
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
-from selfimp_dagster.lifecycle.ledger import newest_lines, read_ledger, write_ledger
+from selfimp_dagster.lifecycle.ledger import newest_lines, read_fates, read_ledger, write_ledger
 from selfimp_dagster.lifecycle.oversight import oversight_tables
 from selfimp_dagster.lineage.round_tree import change
 from selfimp_dagster.pictures import (
@@ -38,7 +38,8 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
     unreadable: list[SelfimpError] = []
     with readable_failures():
         ledger = read_ledger(workbench.artifacts, unreadable=unreadable)
-        path = write_ledger(workbench.artifacts, ledger)
+        directives = read_fates(workbench.artifacts, ledger["round"])
+        path = write_ledger(workbench.artifacts, ledger, directives)
         lines = {
             line[-1].campaign: dimensions_of(workbench.artifacts, line).to_dicts()
             for line in newest_lines(workbench.artifacts, ledger)
@@ -72,6 +73,7 @@ def round_ledger(context: dg.AssetExecutionContext, workbench: WorkbenchResource
             },
             "rounds": table(ledger.select(_scores(ledger, changed)), limit=200),
             "verdicts": table(told, limit=200),
+            "directives": table(directives.drop("before", "after"), limit=200),
             "standing": table(standings, limit=200),
             "interventions": table(interventions, limit=50),
             "reports_not_written": dg.MetadataValue.json(failed),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from selfimp_dagster.automation.runs import cancel_queued
 from selfimp_dagster.lifecycle.evaluation.report import ASSET
-from selfimp_dagster.lifecycle.ledger import STAGES, read_ledger, write_ledger
+from selfimp_dagster.lifecycle.ledger import STAGES, read_fates, read_ledger, write_ledger
 from selfimp_dagster.lifecycle.oversight import Entry, record
 from selfimp_dagster.presentation import readable_failures
 from selfimp_dagster.resources.workbench import WorkbenchResource
@@ -96,7 +96,8 @@ def carry_out(instance: dg.DagsterInstance, store: ArtifactStore, entry: Entry) 
             )
         )
     if entry.evidence is not None and entry.evidence.matter != "recipe":
-        write_ledger(store, read_ledger(store, unreadable=[]))  # `selfimp doctor` names what is damaged
+        ledger = read_ledger(store, unreadable=[])  # `selfimp doctor` names what is damaged
+        write_ledger(store, ledger, read_fates(store, ledger["round"]))
 
 
 def observations(entry: Entry) -> Iterator[dg.AssetObservation]:

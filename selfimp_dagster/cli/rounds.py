@@ -10,10 +10,17 @@ from rich.markup import escape
 
 from selfimp_dagster.campaign import merged
 from selfimp_dagster.cli.app import CampaignName, app
-from selfimp_dagster.console import console, errors, print_dimensions, print_gaps, print_ledger
+from selfimp_dagster.console import (
+    console,
+    errors,
+    print_dimensions,
+    print_directives,
+    print_gaps,
+    print_ledger,
+)
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
-from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.lifecycle.ledger import read_fates, read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import open_questions
 from selfimp_dagster.lineage.inventory import take_inventory
@@ -116,6 +123,9 @@ def status(
         console.print("No round is finished yet. Start one: selfimp run CAMPAIGN")
     else:
         print_ledger(ledger)
+        directives = read_fates(store, ledger["round"])
+        if not directives.is_empty():
+            print_directives(directives)
     for name in sorted({key.campaign for key in store.rounds(campaign)}):
         finished = ledger.filter(pl.col("round").str.starts_with(f"{name}/"))["round"].to_list()
         try:
@@ -129,6 +139,8 @@ def status(
             continue
         verb = "next" if following.decision.proceed else "would be next"
         console.print(escape(f"{name}: {following.key} {verb}. {following.decision.reason}"))
+        for directive in following.decision.directives:
+            console.print(escape(f"{name}: {directive.sentence}"))
         for question in waiting:
             if question.sentence != following.decision.reason:
                 console.print(escape(f"{name}: {question.sentence}"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport
+from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary
+from selfimp_dagster.lifecycle.fates import DIRECTIVES, Fate, fates, read_obeyed
 from selfimp_dagster.lifecycle.history import FinishedRound, decide_after, read_finished
+from selfimp_dagster.lifecycle.obedience import Obeyed
 from selfimp_dagster.lifecycle.oversight import Standing, read_standing
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.records import frame
@@ -72,15 +76,45 @@ def read_line(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
     return _ledger(store, read_policy(store, key)[0].line)
 
 
+def read_fates(store: ArtifactStore, rounds: Iterable[str]) -> pl.DataFrame:
+    """A row of DIRECTIVES for each directive that these rounds of a ledger were given.
+
+    Raises:
+        SelfimpError: a round cannot be read.
+    """
+    finished = _finished(store)
+    rows = []
+    for round_ in rounds:
+        policy, _ = read_policy(store, RoundKey.parse(round_))
+        if policy.directives:
+            rows += [{"round": round_, **fate.row} for fate in _fates(store, policy, finished)]
+    return frame(rows, DIRECTIVES)
+
+
+def _fates(store: ArtifactStore, policy: Policy, finished: Callable[[str], FinishedRound]) -> list[Fate]:
+    """What became of a finished round's directives, as far as its parent and its stages can be read."""
+    before: RoundSummary | None = None
+    told: dict[str, list[Obeyed]] = {}
+    with suppress(SelfimpError):
+        before = finished(policy.parent).summary if policy.parent else None
+    with suppress(SelfimpError):
+        told = read_obeyed(store, RoundKey.parse(policy.round))
+    return fates(policy.directives, told, before, finished(policy.round).summary)
+
+
 def newest_lines(store: ArtifactStore, ledger: pl.DataFrame) -> list[tuple[RoundKey, ...]]:
     """For each campaign of the ledger, its newest round with its ancestors."""
     newest = {key.campaign: key for key in map(RoundKey.parse, ledger["round"])}
     return [read_policy(store, key)[0].line for key in newest.values()]
 
 
-def write_ledger(store: ArtifactStore, ledger: pl.DataFrame) -> Path:
-    """Writes the ledger beside the campaigns, atomically; it can be rebuilt from the reports at any time."""
+def write_ledger(store: ArtifactStore, ledger: pl.DataFrame, directives: pl.DataFrame) -> Path:
+    """Writes the ledger and its directives (DIRECTIVES) beside the campaigns, each atomically.
+
+    Both can be rebuilt from the reports at any time.
+    """
     path = store.folder / "ledger.parquet"
+    write_parquet(store.folder / "directives.parquet", directives)
     write_parquet(path, ledger)
     return path
 
@@ -118,17 +152,8 @@ def _anchor(row: Mapping[str, Any]) -> float:
 def _ledger(
     store: ArtifactStore, keys: Iterable[RoundKey], unreadable: list[SelfimpError] | None = None
 ) -> pl.DataFrame:
-    """The rows of these rounds; every log and report is read once, however many lines its round is on."""
-
-    @cache
-    def standing(campaign: str) -> Standing:
-        return read_standing(store, campaign)
-
-    @cache
-    def finished(round_: str) -> FinishedRound:
-        key = RoundKey.parse(round_)
-        return read_finished(store, key, standing(key.campaign))
-
+    """The rows of these rounds."""
+    finished = _finished(store)
     rows = []
     for key in keys:
         try:
@@ -139,6 +164,21 @@ def _ledger(
             unreadable.append(error)
     champion = champions(rows)
     return frame(({**row, "champion": row["round"] in champion} for row in rows), LEDGER)
+
+
+def _finished(store: ArtifactStore) -> Callable[[str], FinishedRound]:
+    """A reader of finished rounds that reads every log and report once, however many lines a round is on."""
+
+    @cache
+    def standing(campaign: str) -> Standing:
+        return read_standing(store, campaign)
+
+    @cache
+    def finished(round_: str) -> FinishedRound:
+        key = RoundKey.parse(round_)
+        return read_finished(store, key, standing(key.campaign))
+
+    return finished
 
 
 def _row(store: ArtifactStore, key: RoundKey, finished: Callable[[str], FinishedRound]) -> dict[str, Any]:
@@ -172,7 +212,7 @@ def _decision(policy: Policy, finished: Callable[[str], FinishedRound]) -> str:
         line = [finished(round_) for round_ in (*policy.ancestors, policy.round)]
     except SelfimpError as error:  # of an ancestor: what the round itself measured is known
         return f"Not known: {error.where}: {error.what}."
-    return decide_after(line, policy.campaign.continuation, policy.campaign.skill_weights).reason
+    return decide_after(line, policy.campaign).reason
 
 
 def _scores(report: EvalReport) -> dict[str, float | None]:

@@ -36,7 +36,7 @@ def next_round(store: ArtifactStore, campaigns: Path, campaign: str) -> NextRoun
         following = NextRound(keys[-1], _finish(store, campaigns, keys[-1], standing))
     else:
         line = read_policy(store, keys[-1])[0].line if keys else ()
-        decision = decide_after(finished_rounds(store, line), plan.continuation, plan.skill_weights)
+        decision = decide_after(finished_rounds(store, line), plan)
         following = NextRound(keys[-1].next if keys else RoundKey(campaign, 0), decision)
     if standing.state != "running":
         halted = Decision(proceed=False, reason=halt_sentence(campaign, standing))

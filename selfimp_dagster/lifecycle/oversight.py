@@ -27,6 +27,9 @@ from selfimp_dagster.records import canonical_json, content_hash, frame
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN, RoundKey
 from selfimp_dagster.store import ArtifactStore, write_error
 
+Asked = Matter | Literal["halt"]
+"""What a person can be asked: what the campaign says, and going on after a round that steering halted."""
+
 Action = Literal["approve", "refuse", "pause", "resume", "kill"]
 State = Literal["running", "paused", "killed"]
 Status = Literal["promoted", "rejected", "waiting", "refused"]
@@ -47,11 +50,15 @@ _PAST = {
 }
 
 
-_MATTERS: dict[Matter, str] = {
+_MATTERS: dict[Asked, str] = {
     "promotion": "the promotion of",
     "recipe": "the recipe of",
     "alarm": "going on after the alarm of",
+    "halt": "going on after the halt of",
 }
+
+_STOPPING = ("alarm", "halt")
+"""The matters on which a refusal ends the campaign."""
 
 
 class _Frozen(BaseModel):
@@ -65,7 +72,7 @@ class Evidence(_Frozen):
     another version is another matter, and is asked anew. `sentence` is what it said.
     """
 
-    matter: Matter
+    matter: Asked
     version: str
     sentence: str
 
@@ -100,9 +107,9 @@ class Standing:
 
     state: State = "running"
     halted_by: Entry | None = None
-    answers: Mapping[tuple[str, Matter, str], Entry] = field(default_factory=dict)
+    answers: Mapping[tuple[str, Asked, str], Entry] = field(default_factory=dict)
 
-    def answer(self, round_: str, matter: Matter, version: str) -> Entry | None:
+    def answer(self, round_: str, matter: Asked, version: str) -> Entry | None:
         """What was answered on just this matter in just this version."""
         return self.answers.get((round_, matter, version))
 
@@ -114,6 +121,12 @@ class Question:
     round: str
     evidence: Evidence
     answer: Entry | None
+
+    @property
+    def stops(self) -> bool:
+        """Whether it was refused, and that ends the campaign."""
+        refused = self.answer is not None and self.answer.action == "refuse"
+        return refused and self.evidence.matter in _STOPPING
 
     @property
     def command(self) -> str:
@@ -133,11 +146,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a finished round after people had their say. `alarms` are those that still stop."""
+    """What came of a finished round after people had their say.
+
+    `alarms` are those that still stop, `approved` says who let the campaign go on after a halt, `question` is
+    what the round asks now; if nothing, what it asked last.
+    """
 
     status: Status
     alarms: tuple[str, ...]
     question: Question | None
+    approved: str | None = None
 
     @property
     def promoted(self) -> bool:
@@ -151,16 +169,14 @@ class Outcome:
             return None
         if self.question.answer is None:
             return self.question.sentence
-        if self.question.evidence.matter == "alarm" and self.question.answer.action == "refuse":
-            return f"Stopped: {self.question.sentence}"
-        return None
+        return f"Stopped: {self.question.sentence}" if self.question.stops else None
 
 
 def standing_after(entries: Sequence[Entry]) -> Standing:
     """What these interventions come to."""
     state: State = "running"
     halted_by: Entry | None = None
-    answers: dict[tuple[str, Matter, str], Entry] = {}
+    answers: dict[tuple[str, Asked, str], Entry] = {}
     for entry in entries:
         if entry.action == "resume":
             state, halted_by = "running", None
@@ -182,19 +198,33 @@ def outcome(report: EvalReport, version: str, approval: Approval, standing: Stan
         approval: what the round was started with.
         standing: of the campaign.
     """
-    verdict = report.verdict
-    evidence: Evidence | None = None
-    if verdict.promoted and "promotion" in approval.before:
-        evidence = Evidence(matter="promotion", version=version, sentence=" ".join(verdict.reasons))
-    elif verdict.alarms and "alarm" in approval.before:
-        evidence = Evidence(matter="alarm", version=version, sentence=" ".join(verdict.alarms))
-    answer = standing.answer(report.round, evidence.matter, version) if evidence else None
-    approved = answer is not None and answer.action == "approve"
+    questions = [
+        Question(report.round, evidence, standing.answer(report.round, evidence.matter, version))
+        for evidence in _evidence(report, version, approval)
+    ]
+    approved = {
+        question.evidence.matter: question.sentence
+        for question in questions
+        if question.answer is not None and question.answer.action == "approve"
+    }
+    open_or_stopping = (question for question in questions if question.answer is None or question.stops)
     return Outcome(
-        status=status_of(report.round, verdict.promoted, version, approval, standing),
-        alarms=() if approved else verdict.alarms,
-        question=Question(report.round, evidence, answer) if evidence else None,
+        status=status_of(report.round, report.verdict.promoted, version, approval, standing),
+        alarms=() if "alarm" in approved else report.verdict.alarms,
+        question=next(open_or_stopping, questions[-1] if questions else None),
+        approved=approved.get("halt"),
     )
+
+
+def _evidence(report: EvalReport, version: str, approval: Approval) -> Iterator[Evidence]:
+    """What a person has to decide after a round, in the order in which it is asked."""
+    verdict, halt = report.verdict, report.summary.halt
+    if verdict.promoted and "promotion" in approval.before:
+        yield Evidence(matter="promotion", version=version, sentence=" ".join(verdict.reasons))
+    if verdict.alarms and "alarm" in approval.before:
+        yield Evidence(matter="alarm", version=version, sentence=" ".join(verdict.alarms))
+    if halt is not None:
+        yield Evidence(matter="halt", version=version, sentence=halt)
 
 
 def status_of(round_: str, promoted: bool, version: str, approval: Approval, standing: Standing) -> Status:
@@ -244,7 +274,10 @@ def recipe_question(store: ArtifactStore, key: RoundKey, standing: Standing | No
 
 def read_question(store: ArtifactStore, key: RoundKey, standing: Standing | None = None) -> Question | None:
     """What a round asks of a person now; if nothing, what it asked last."""
-    if not store.has(key, _START) or not _read_start(store, key).approval.before:
+    if not store.has(key, _START):
+        return None
+    halted = store.has(key, ASSET) and store.open(key, ASSET, verify=False).facts.get("halt") is not None
+    if not halted and not _read_start(store, key).approval.before:
         return None
     known = standing or read_standing(store, key.campaign)
     about_recipe = recipe_question(store, key, known)

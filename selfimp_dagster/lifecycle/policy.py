@@ -1,6 +1,6 @@
 """Which weights a round starts from, and what else it is given: the head of every round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.campaign import Campaign, load_campaign
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.continuation import decide
-from selfimp_dagster.lifecycle.evaluation.directives import Directive
+from selfimp_dagster.lifecycle.evaluation.directives import Directive, SwitchRecipe
 from selfimp_dagster.lifecycle.evaluation.environments import require_environments
-from selfimp_dagster.lifecycle.history import read_history
+from selfimp_dagster.lifecycle.history import decide_for, read_history
+from selfimp_dagster.lifecycle.obedience import Obeyed, obey_start
 from selfimp_dagster.lifecycle.oversight import read_outcome, unapproved
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import file_sha256, policy_hash
@@ -31,7 +31,8 @@ class Policy(BaseModel):
     `parent` is the round before it in its line (none for a first round), `ancestors` that line from
     its first round on, `weights_round` the round whose checkpoint the weights are (none: the base model).
     `recipe_changes` is what the line has changed in the recipe of the campaign file since its first round;
-    `campaign` has these changes in it.
+    `campaign` has these changes in it, and beneath them those of `strategy`: which of the campaign's further
+    recipes steering chose for the round (none: its own).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class Policy(BaseModel):
     seconds_left: float | None
     campaign: Campaign
     recipe_changes: dict[str, Any] = Field(default_factory=dict)
+    strategy: str | None = None
 
     @property
     def line(self) -> tuple[RoundKey, ...]:
@@ -61,12 +63,13 @@ class Beginning:
     parent: RoundKey | None
     recipe_changes: dict[str, Any]
     campaign: Campaign
+    strategy: str | None = None
 
     @classmethod
     def of(cls, policy: Policy) -> "Beginning":
         """The beginning of a round that was started, as it recorded it."""
         parent = RoundKey.parse(policy.parent) if policy.parent else None
-        return cls(parent, policy.recipe_changes, policy.campaign)
+        return cls(parent, policy.recipe_changes, policy.campaign, policy.strategy)
 
     def is_that_of(self, policy: Policy) -> bool:
         """Whether a round that began as `policy` says would begin the same way now."""
@@ -109,9 +112,19 @@ def begin(
             )
         inherited = read_policy(store, parent)[0].recipe_changes
     changes = campaign.recipe.joined_changes(inherited, recipe or {})
-    if changes:
-        campaign = campaign.with_recipe(changes, where=f"{key} {ASSET}")
-    return Beginning(parent, changes, campaign)
+    strategy = _chosen_strategy(store, parent, campaign) if parent and campaign.strategies else None
+    of_strategy = campaign.strategies[strategy] if strategy else {}
+    followed = campaign.recipe.joined_changes(of_strategy, changes)
+    if followed:
+        campaign = campaign.with_recipe(followed, where=f"{key} {ASSET}")
+    return Beginning(parent, changes, campaign, strategy)
+
+
+def _chosen_strategy(store: ArtifactStore, parent: RoundKey, campaign: Campaign) -> str | None:
+    """The strategy that steering chooses after a finished round; none: the campaign's own recipe."""
+    history = read_history(store, read_policy(store, parent)[0].line)
+    directives = decide_for(history, campaign).directives
+    return next((d.strategy for d in directives if isinstance(d, SwitchRecipe)), None)
 
 
 def start_round(
@@ -119,18 +132,22 @@ def start_round(
     key: RoundKey,
     parent: RoundKey | None = None,
     recipe: Mapping[str, Any] | None = None,
+    directives: Sequence[Directive] | None = None,
 ) -> Artifact:
     """Fixes what round `key` starts from: the base model, or what its parent round left in force.
 
-    `parent` and `recipe` start a branch, see `begin`.
+    `parent` and `recipe` start a branch, see `begin`; `directives` are given to the round in place of those
+    that its history calls for, to try others.
 
     Raises:
         SelfimpError: the round cannot begin so, or its parent was altered.
     """
-    return start_from(bench, key, begin(bench.store, bench.campaigns, key, parent, recipe))
+    return start_from(bench, key, begin(bench.store, bench.campaigns, key, parent, recipe), directives)
 
 
-def start_from(bench: Workbench, key: RoundKey, beginning: Beginning) -> Artifact:
+def start_from(
+    bench: Workbench, key: RoundKey, beginning: Beginning, directives: Sequence[Directive] | None = None
+) -> Artifact:
     """Fixes what round `key` starts from, given where it begins: of now, or of an earlier start.
 
     Raises:
@@ -148,15 +165,17 @@ def start_from(bench: Workbench, key: RoundKey, beginning: Beginning) -> Artifac
             weights_round=None,
             policy_hash=policy_hash(base),
             seed=derive_seed(campaign.seed, key.number),
-            directives=(),
+            directives=tuple(directives or ()),
             tokens_left=campaign.continuation.budget.tokens,
             seconds_left=campaign.continuation.budget.seconds,
             campaign=campaign,
             recipe_changes=beginning.recipe_changes,
+            strategy=beginning.strategy,
         )
         parents: dict[str, str] = {}
+        obeyed: list[Obeyed] = []
     else:
-        policy, parents = _continue_from(bench.store, key, parent, beginning)
+        policy, parents, obeyed = _continue_from(bench.store, key, parent, beginning, directives)
     draft = bench.store.draft(key, ASSET, parents=parents, config=campaign.model_dump(mode="json"))
     draft.write_json("policy", policy.model_dump(mode="json"))
     return draft.commit(
@@ -166,6 +185,7 @@ def start_from(bench: Workbench, key: RoundKey, beginning: Beginning) -> Artifac
             "weights_round": policy.weights_round,
             "recipe_changes": policy.recipe_changes,
             "task_files": _task_files(campaign, bench.campaigns),
+            "obeyed": [told.model_dump() for told in obeyed],
         },
         measurements={},
     )
@@ -179,8 +199,12 @@ def _task_files(campaign: Campaign, base_folder: Path) -> dict[str, str]:
 
 
 def _continue_from(
-    store: ArtifactStore, key: RoundKey, parent: RoundKey, beginning: Beginning
-) -> tuple[Policy, dict[str, str]]:
+    store: ArtifactStore,
+    key: RoundKey,
+    parent: RoundKey,
+    beginning: Beginning,
+    directives: Sequence[Directive] | None,
+) -> tuple[Policy, dict[str, str], list[Obeyed]]:
     campaign = beginning.campaign
     before, _ = read_policy(store, parent)
     report = store.open(parent, "eval_report")
@@ -204,6 +228,7 @@ def _continue_from(
     ancestors = (*before.ancestors, str(parent))
     history = read_history(store, before.line)
     budget = campaign.continuation.budget
+    given = decide_for(history, campaign).directives if directives is None else tuple(directives)
     policy = Policy(
         round=str(key),
         parent=str(parent),
@@ -211,13 +236,15 @@ def _continue_from(
         weights_round=weights_round,
         policy_hash=weights_hash,
         seed=derive_seed(campaign.seed, key.number),
-        directives=decide(history, campaign.continuation, campaign.skill_weights).directives,
+        directives=given,
         tokens_left=None if budget.tokens is None else budget.tokens - sum(r.tokens for r in history),
         seconds_left=None if budget.seconds is None else budget.seconds - sum(r.seconds for r in history),
         campaign=campaign,
         recipe_changes=beginning.recipe_changes,
+        strategy=beginning.strategy,
     )
-    return policy, parents
+    obeyed = obey_start(campaign, beginning.recipe_changes, before.strategy, history[-1].approved, given)
+    return policy, parents, obeyed
 
 
 def read_policy(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:

@@ -26,6 +26,13 @@ from selfimp_dagster.store import Artifact, ArtifactStore, Manifest, write_error
 _POLICY = ("policy.json",)
 _MODEL = tuple(f"model/{pattern}" for pattern in POLICY_FILES)
 _JUDGED = ("tasks.parquet", "samples.parquet", "rewards.parquet")
+_MEASURED = {
+    "incumbent_policy": _POLICY,
+    "generated_corpus": (*_JUDGED, "judge_probe.parquet"),
+    "selected_subset": ("selection.parquet",),
+    "checkpoint": _MODEL,
+    "refined_outputs": _JUDGED,
+}
 _READ: dict[str, dict[str, tuple[str, ...]]] = {
     "incumbent_policy": {},
     "generated_corpus": {"incumbent_policy": _POLICY},
@@ -44,13 +51,8 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
         "checkpoint": _MODEL,
     },
     "eval_report": {"incumbent_policy": _POLICY, "checkpoint": _MODEL},
-    "eval_report/dimensions.parquet": {
-        "incumbent_policy": _POLICY,
-        "generated_corpus": (*_JUDGED, "judge_probe.parquet"),
-        "selected_subset": ("selection.parquet",),
-        "checkpoint": _MODEL,
-        "refined_outputs": _JUDGED,
-    },
+    "eval_report/dimensions.parquet": _MEASURED,
+    "eval_report/report.json": _MEASURED,
 }
 """The files of its round that each artifact is made from, and a file of one where that takes others: a
 difference in one of them explains a difference in what is made from it."""
@@ -179,9 +181,9 @@ def _make(asset: str, bench: Workbench, policy: Policy, recorded: Artifact | Non
         case "selected_subset":
             return select_subset(bench, key)
         case "checkpoint":
-            return train_checkpoint(bench, key, _parameters(config, "optimization"))
+            return train_checkpoint(bench, key, _overrides(config, "optimization"))
         case "refined_outputs":
-            return refine_outputs(bench, key, _parameters(config, "refinement"))
+            return refine_outputs(bench, key, _overrides(config, "refinement"))
         case _:
             return evaluate_round(bench, key)
 
@@ -189,6 +191,12 @@ def _make(asset: str, bench: Workbench, policy: Policy, recorded: Artifact | Non
 def _parameters(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The parameters of a recorded choice of method."""
     return {name: value for name, value in config.get(stage, {}).items() if name != "method"}
+
+
+def _overrides(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """What was set by hand; where that was not recorded yet, all parameters, since nothing was directed."""
+    overrides: dict[str, Any] = config.get("overrides", _parameters(config, stage))
+    return overrides
 
 
 def _outcome(

@@ -14,7 +14,8 @@ import polars as pl
 
 from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.ledger import LEDGER, read_ledger
+from selfimp_dagster.lifecycle.fates import DIRECTIVES
+from selfimp_dagster.lifecycle.ledger import LEDGER, read_fates, read_ledger
 from selfimp_dagster.lifecycle.oversight import Standing, read_standing, status_of
 from selfimp_dagster.lifecycle.selection.spare import SPARE
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
@@ -131,7 +132,8 @@ _SQL_TYPES: dict[object, str] = {
 def connect(store: ArtifactStore, inventory: Inventory | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory database over what of the store can be read; nothing holds a file open for writing.
 
-    The views of `table_views`, and beside them `rounds`, `lines`, `policies`, `artifacts` and `ledger`.
+    The views of `table_views`, and beside them `rounds`, `lines`, `policies`, `artifacts`, `ledger` and
+    `directives`.
     `inventory` is that of the store, if it was taken already; its gaps say what the views leave out.
     """
     inventory = inventory or take_inventory(store)
@@ -343,23 +345,27 @@ def _described(artifact: Artifact) -> dict[str, Any]:
 
 
 def _ledger(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, inventory: Inventory) -> None:
-    """The ledger as it was last written, or read from the reports where that is missing or behind."""
-    path = store.folder / "ledger.parquet"
+    """Ledger and directives as they were last written, or read from the reports where they are behind."""
+    tables = {"ledger": LEDGER, "directives": DIRECTIVES}
+    paths = {name: store.folder / f"{name}.parquet" for name in tables}
     measured = {str(key) for key, _ in inventory.facts("eval_report")}
-    if _written(path) >= measured and path.is_file():
-        connection.execute(f"CREATE VIEW ledger AS SELECT * FROM read_parquet({quoted([path])})")
+    if all(_is_current(paths[name], schema) for name, schema in tables.items()) and (
+        set(pl.read_parquet(paths["ledger"], columns=["round"], glob=False)["round"]) >= measured
+    ):
+        for name, path in paths.items():
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted([path])})")
     else:
-        _table(connection, "ledger", LEDGER, read_ledger(store, unreadable=[]).to_dicts())
+        ledger = read_ledger(store, unreadable=[])
+        _table(connection, "ledger", LEDGER, ledger.to_dicts())
+        _table(connection, "directives", DIRECTIVES, read_fates(store, ledger["round"]).to_dicts())
 
 
-def _written(path: Path) -> set[str]:
-    """The rounds of a ledger that was written by this version; none where it cannot be read."""
+def _is_current(path: Path, schema: pl.Schema) -> bool:
+    """Whether a table of the ledger is there, can be read and was written by this version."""
     try:
-        if pl.read_parquet_schema(path) != LEDGER:
-            return set()
-        return set(pl.read_parquet(path, columns=["round"], glob=False)["round"])
+        return pl.read_parquet_schema(path) == schema
     except (OSError, pl.exceptions.PolarsError):
-        return set()
+        return False
 
 
 def quoted(values: Iterable[object]) -> str:

@@ -28,6 +28,8 @@ from selfimp_dagster.lifecycle.evaluation.report import (
 )
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval
+from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary
+from selfimp_dagster.lifecycle.fates import Fate, fates, read_obeyed
 from selfimp_dagster.lifecycle.history import FinishedRound, decide_after
 from selfimp_dagster.lifecycle.ledger import STAGES, champions
 from selfimp_dagster.lifecycle.oversight import (
@@ -373,6 +375,7 @@ class RoundReport:
     outcome: Part[Outcome]
     question: Part[Question]
     decision: Part[Decision]
+    fates: Part[tuple[Fate, ...]]
     corpus: Part[CorpusFacts]
     selection: Part[SelectionFacts]
     training: Part[TrainingFacts]
@@ -601,6 +604,7 @@ class _Round:
             outcome=outcome,
             question=_read(self._question, f"{self._key}"),
             decision=_read(lambda: self._decision(report, outcome), f"{self._key}") if report else None,
+            fates=_read(lambda: self._fates(report, outcome), f"{self._key}"),
             corpus=self._part("generated_corpus", self._corpus),
             selection=self._part("selected_subset", self._selection),
             training=self._part("checkpoint", self._training),
@@ -639,8 +643,6 @@ class _Round:
         return outcome_of(self._tables.store, _known(report), self._standing)
 
     def _question(self) -> Question | None:
-        if not self._policy().campaign.approval.before:
-            return None
         return read_question(self._tables.store, self._key, self._standing)
 
     def _decision(self, report: Part[EvalReport], outcome: Part[Outcome]) -> Decision:
@@ -658,7 +660,20 @@ class _Round:
                     fix=f"materialize eval_report of {key} again",
                 )
             line.append(FinishedRound(reported, came))
-        return decide_after(line, policy.campaign.continuation, policy.campaign.skill_weights)
+        return decide_after(line, policy.campaign)
+
+    def _fates(self, report: Part[EvalReport], outcome: Part[Outcome]) -> tuple[Fate, ...]:
+        """What became of the directives of the round, as far as it went."""
+        policy = self._policy()
+        parent = self._before.get(policy.parent or "")
+        return tuple(
+            fates(
+                policy.directives,
+                read_obeyed(self._tables.store, self._key),
+                _summary_of(parent.report, parent.outcome) if parent else None,
+                _summary_of(report, outcome),
+            )
+        )
 
     def _corpus(self) -> CorpusFacts:
         tasks, samples = (self._table("generated_corpus", name) for name in ("tasks", "samples"))
@@ -978,6 +993,13 @@ def _spread(rows: pl.DataFrame, size: int, id_: str, groups: tuple[str, ...]) ->
         .head(size)
         .drop("turn")
     )
+
+
+def _summary_of(report: Part[EvalReport], outcome: Part[Outcome]) -> RoundSummary | None:
+    """The summary of a round whose report and outcome can be read."""
+    if isinstance(report, EvalReport) and isinstance(outcome, Outcome):
+        return FinishedRound(report, outcome).summary
+    return None
 
 
 def _summary(step: str) -> str:

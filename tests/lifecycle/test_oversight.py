@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.report import EvalReport, Score, SkillScore
+from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary
 from selfimp_dagster.lifecycle.history import FinishedRound
 from selfimp_dagster.lifecycle.oversight import (
     FIRST,

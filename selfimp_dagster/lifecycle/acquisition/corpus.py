@@ -13,7 +13,8 @@ from selfimp_dagster.lifecycle.sampling import SampleRequest
 class Draw(Protocol):
     """Draws that many train tasks (records.TASKS) by the skills' weights, of these levels of difficulty.
 
-    A skill that `levels` does not name has tasks of all its levels.
+    A skill that `levels` does not name has tasks of all its levels; without `levels` those count that
+    evaluation directed.
     """
 
     def __call__(
@@ -44,7 +45,8 @@ class Corpus:
 class AcquisitionContext:
     """What a method may use.
 
-    `draw` gives train tasks; `levels` are the levels of difficulty that each skill's tasks have, `updates`
+    `draw` gives train tasks; `levels` are the levels of difficulty that each skill's tasks have, `directed`
+    those that evaluation lets a skill attempt (a skill that it does not name may attempt all), `updates`
     how many promoted updates the incumbent is away from the base model; `messages` turns a prompt into the
     chat that asks it; `judge(tasks, samples)` gives the reward `answer` (records.REWARDS) of every sample;
     `offered` are the accepted refined outputs of the round before.
@@ -52,6 +54,7 @@ class AcquisitionContext:
 
     draw: Draw
     levels: Mapping[str, Sequence[float]]
+    directed: Mapping[str, Sequence[float]]
     updates: int
     sample: Sample
     messages: Callable[[str], tuple[Message, ...]]

@@ -49,7 +49,7 @@ def self_labelling(context: AcquisitionContext, parameters: SelfLabelling) -> Co
         skill: [level for level in levels if level <= parameters.demonstrated]
         for skill, levels in context.levels.items()
     }
-    beyond = reach(context.levels, parameters, context.updates)
+    beyond = reach(context.levels, context.directed, parameters, context.updates)
     labelled = 0 if not any(beyond.values()) else round(context.size * (1 - parameters.demonstrations))
     examples = context.draw(context.size - labelled, context.skill_weights, shown)
     demonstrations = demonstrated(examples, context)
@@ -69,13 +69,22 @@ def self_labelling(context: AcquisitionContext, parameters: SelfLabelling) -> Co
 
 
 def reach(
-    levels: Mapping[str, Sequence[float]], parameters: SelfLabelling, updates: int
+    levels: Mapping[str, Sequence[float]],
+    directed: Mapping[str, Sequence[float]],
+    parameters: SelfLabelling,
+    updates: int,
 ) -> dict[str, list[float]]:
-    """The levels of each skill that the policy labels, after so many promoted updates from the base model."""
+    """The levels of each skill that the policy labels, after so many promoted updates from the base model.
+
+    Where evaluation directed the levels of a skill, these count in place of the schedule.
+    """
     highest = parameters.demonstrated + parameters.step * updates
-    return {
-        skill: [level for level in own if parameters.demonstrated < level <= highest]
+    allowed = {
+        skill: directed.get(skill, [level for level in own if level <= highest])
         for skill, own in levels.items()
+    }
+    return {
+        skill: [level for level in own if level > parameters.demonstrated] for skill, own in allowed.items()
     }
 
 

@@ -11,7 +11,9 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
+from selfimp_dagster.lifecycle.evaluation.signals import hardest_drawn
 from selfimp_dagster.lifecycle.judges import Judges
+from selfimp_dagster.lifecycle.obedience import Mix, Obeyed, obey_acquisition
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
@@ -48,6 +50,12 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     choice = campaign.recipe.acquisition.with_parameters(parameters_given)
     method, parameters = choice.resolve("acquisition")
     curriculum = campaign.recipe.curriculum
+    levels = {skill: source.levels for skill, source in campaign.skills.items()}
+    mix, obeyed = obey_acquisition(Mix(campaign.skill_weights, {}), policy.directives)
+    directed = {
+        skill: [level for level in levels[skill] if level <= hardest]
+        for skill, hardest in mix.hardest.items()
+    }
 
     def draw(
         size: int,
@@ -63,7 +71,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             evaluation_share=campaign.pools.evaluation_share,
             base_folder=bench.campaigns,
             skill_weights=weights,
-            levels=levels,
+            levels=directed if levels is None else levels,
         )
         return tasks_frame(drawn.tasks, "train")
 
@@ -72,7 +80,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         policy,
         draw,
         lambda wanted: draw(wanted, campaign.skill_weights, number=0),
-        _skill_weights(policy),
+        mix.weights,
     )
     draft = bench.store.draft(
         key,
@@ -89,13 +97,14 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
     context = AcquisitionContext(
         draw=_by_lessons(planned[0]) if planned else draw,
-        levels={skill: source.levels for skill, source in campaign.skills.items()},
+        levels=levels,
+        directed=directed,
         updates=_updates(bench.store, policy),
         sample=sampler.sample,
         messages=campaign.messages,
         judge=answer_rewards,
         offered=_offered(bench.store, policy),
-        skill_weights=planned[0].skill_weights if planned else _skill_weights(policy),
+        skill_weights=planned[0].skill_weights if planned else mix.weights,
         size=size,
         seed=policy.seed,
     )
@@ -135,6 +144,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "judges": [record.model_dump(mode="json") for record in records],
             "engine": engine.describe(),
             **({"skill_weights": dict(planned[0].skill_weights)} if planned else {}),
+            "obeyed": [told.model_dump() for told in _as_drawn(obeyed, mix, corpus, str(key), choice.method)],
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
     )
@@ -176,10 +186,19 @@ def _require_reward(rewards: pl.DataFrame, records: Sequence[JudgeRecord], key: 
     )
 
 
-def _skill_weights(policy: Policy) -> Mapping[str, float]:
-    """Each skill's share of the generation budget: as directed, else as the campaign mixes them."""
-    directed = (directive.weights for directive in policy.directives if directive.kind == "shift_budget")
-    return next(directed, policy.campaign.skill_weights)
+def _as_drawn(obeyed: list[Obeyed], mix: Mix, corpus: Corpus, round_: str, method: str) -> list[Obeyed]:
+    """What became of the directives, once one sees what was sampled: a method may choose its own levels."""
+    drawn = hardest_drawn(corpus.tasks, corpus.samples.filter(pl.col("round") == round_))
+    beyond = sorted(skill for skill, level in mix.hardest.items() if drawn.get(skill, level) > level)
+    if not beyond:
+        return obeyed
+    reason = f"{method} drew harder tasks of {', '.join(beyond)}"
+    return [
+        Obeyed(directive=told.directive, not_applicable=reason)
+        if told.directive == "move_difficulty"
+        else told
+        for told in obeyed
+    ]
 
 
 def _by_lessons(lessons: Lessons) -> Draw:

@@ -250,7 +250,8 @@ def _run_configurations(
 ) -> list[dict[str, str]]:
     """Hashes of what the stages ran with, of those whose recipes do not explain that they differ.
 
-    Then a run was asked for other parameters than the recipe's, or drew another number of tasks.
+    Then a run was asked for other parameters than the recipe's, was directed to take others, or drew
+    another number of tasks.
     """
     recipes = [policy.campaign.recipe for policy in policies]
     stages: dict[str, list[Any]] = {

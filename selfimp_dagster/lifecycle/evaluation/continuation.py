@@ -6,7 +6,9 @@ from itertools import pairwise, takewhile
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.directives import Directive, shift_budget
+from selfimp_dagster.lifecycle.evaluation.directives import Directive
+from selfimp_dagster.lifecycle.evaluation.steering import Steering, direct
+from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary
 from selfimp_dagster.round_key import RoundKey
 
 
@@ -41,25 +43,6 @@ class Continuation(BaseModel):
     budget: Budget = Field(default=Budget(), description="Limits over the whole campaign.")
 
 
-class RoundSummary(BaseModel):
-    """What the decision may look at: one finished round.
-
-    The accuracies are those of the policy in force after the round: the candidate if it was promoted,
-    else the incumbent.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    round: str
-    parent: str | None  # the round whose checkpoint this one started from; null for the base model
-    promoted: bool
-    accuracy: dict[str, float]  # by suite
-    per_skill: dict[str, float]
-    alarms: tuple[str, ...] = ()
-    tokens: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-
-
 class Decision(BaseModel):
     """Whether a next round starts, why in one sentence, and what its stages are told."""
 
@@ -70,17 +53,26 @@ class Decision(BaseModel):
     directives: tuple[Directive, ...] = ()
 
 
-def decide(history: Sequence[RoundSummary], plan: Continuation, skills: Mapping[str, float]) -> Decision:
-    """Whether the next round starts after these.
+def decide(
+    history: Sequence[RoundSummary],
+    plan: Continuation,
+    skills: Mapping[str, float],
+    steering: Steering | None,
+    strategies: Sequence[str] = (),
+) -> Decision:
+    """Whether the next round starts after these, and with which directives.
 
-    The first that applies stops the campaign: a hard alarm of the last round, the target, the end of the
-    plan, the budget, the patience. Earlier alarms do not count: a round after one was started by a person.
+    The first that applies stops the campaign: a hard alarm of the last round, a halt that no person has
+    approved going on after, the target, the end of the plan, the budget, the patience. Earlier alarms do not
+    count: a round after one was started by a person.
 
     Args:
         history: one line of ancestry with the rejected rounds on it, in the order of their numbers. The
             rounds are counted by the number of the last one, since every branch spends the same plan.
         plan: the campaign's continuation.
         skills: the campaign's mix, skill to base weight.
+        steering: the rules that may speak; None: there are no directives.
+        strategies: names of the campaign's further recipes.
 
     Raises:
         SelfimpError: a target is set and the last round has no anchor accuracy, or a skill of the mix has
@@ -94,8 +86,8 @@ def decide(history: Sequence[RoundSummary], plan: Continuation, skills: Mapping[
     if any(later <= earlier for earlier, later in pairwise(numbers)):
         raise ValueError(f"rounds are out of order: {numbers}")
     last = history[-1]
-    shift = shift_budget(last.per_skill, skills)
-    directives = () if shift is None else (shift,)  # also for a round that a person starts after a stop
+    # Also for a round that a person starts after a stop.
+    directives = () if steering is None else direct(history, steering, skills, strategies)
     stop = _stop_reason(history, numbers[-1] + 1, plan)
     if stop is not None:
         return Decision(proceed=False, reason=stop, directives=directives)
@@ -112,6 +104,8 @@ def _stop_reason(history: Sequence[RoundSummary], done: int, plan: Continuation)
     last = history[-1]
     if last.alarms:
         return f"Stopped: hard alarm in {last.round}: {' '.join(last.alarms)}"
+    if last.halt is not None and last.approved is None:
+        return f"Stopped: a person is asked after {last.round}: {last.halt}"
     if plan.target is not None and _anchor(last) >= plan.target:
         return (
             f"Stopped: the target is reached, with an anchor accuracy of {_anchor(last):.3f} "

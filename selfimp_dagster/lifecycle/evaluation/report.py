@@ -6,9 +6,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.dimensions import cost_dimensions, in_order
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
+from selfimp_dagster.lifecycle.evaluation.summary import Counted, RoundSummary
 from selfimp_dagster.records import DIMENSIONS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
@@ -35,6 +35,18 @@ class SkillScore(Score):
     skill: str
 
 
+class LevelScore(BaseModel):
+    """Sum of the scores of one arm on the anchor and fresh items of one skill and level of difficulty."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    skill: str
+    level: float
+    arm: str
+    right: float
+    n: int
+
+
 class StageCost(BaseModel):
     """What a stage of the round took."""
 
@@ -58,6 +70,7 @@ class EvalReport(BaseModel):
     harness: dict[str, object]
     scores: tuple[Score, ...]
     skills: tuple[SkillScore, ...]
+    levels: tuple[LevelScore, ...] = ()
     verdict: Verdict
     summary: RoundSummary
     costs: dict[str, StageCost]
@@ -65,6 +78,21 @@ class EvalReport(BaseModel):
     def score(self, suite: str, arm: str) -> Score | None:
         """The score of an arm on a suite, or none if the campaign has no such suite."""
         return next((s for s in self.scores if (s.suite, s.arm) == (suite, arm)), None)
+
+
+def skill_counts(skills: Iterable[SkillScore], arm: str) -> dict[str, Counted]:
+    """The anchor items that an arm got right, by skill."""
+    mine = (score for score in skills if (score.arm, score.suite) == (arm, "anchor"))
+    return {score.skill: Counted(right=round(score.accuracy * score.n, 9), n=score.n) for score in mine}
+
+
+def level_counts(levels: Iterable[LevelScore], arm: str) -> dict[str, dict[float, Counted]]:
+    """The items that an arm got right, by skill and level."""
+    found: dict[str, dict[float, Counted]] = {}
+    for score in levels:
+        if score.arm == arm:
+            found.setdefault(score.skill, {})[score.level] = Counted(right=score.right, n=score.n)
+    return found
 
 
 def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:

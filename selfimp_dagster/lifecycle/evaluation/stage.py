@@ -5,7 +5,6 @@ import time
 import polars as pl
 
 from selfimp_dagster.campaign import Campaign
-from selfimp_dagster.lifecycle.evaluation.continuation import RoundSummary
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
@@ -17,19 +16,45 @@ from selfimp_dagster.lifecycle.evaluation.report import (
     ASSET,
     MEASURED,
     EvalReport,
+    LevelScore,
     Score,
     SkillScore,
     StageCost,
+    level_counts,
     read_report,
+    skill_counts,
 )
 from selfimp_dagster.lifecycle.evaluation.rewording import reworded_answers, reworded_items
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
+from selfimp_dagster.lifecycle.evaluation.signals import (
+    hardest_drawn,
+    is_sharpening,
+    level_scores,
+    pass_rates,
+    refinement_flips,
+    selected_right,
+    worst_change,
+)
 from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
+from selfimp_dagster.lifecycle.evaluation.steering import halt_reason
+from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary, Signals
 from selfimp_dagster.lifecycle.evaluation.twins import twin_answers, twin_items
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
+from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
+from selfimp_dagster.lifecycle.selection.chain import kept_sample_ids
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import DIMENSIONS, EPISODES, EVALUATIONS, REWORDINGS, TASKS, TWINS, frame
+from selfimp_dagster.records import (
+    DIMENSIONS,
+    EPISODES,
+    EVALUATIONS,
+    REWARDS,
+    REWORDINGS,
+    SAMPLES,
+    TASKS,
+    TWINS,
+    frame,
+)
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 from selfimp_dagster.tasks.pools import tasks_from_frame
@@ -120,41 +145,64 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
             for arm, (folder, weights) in arms.items()
         },
     )
-    draft.write_table("dimensions", dimensions(evidence), DIMENSIONS)
+    measured = dimensions(evidence)
+    draft.write_table("dimensions", measured, DIMENSIONS)
     scores = tuple(
         Score(suite=suite, arm=arm, accuracy=e.value, low=e.low, high=e.high, n=e.n)
         for suite, by_arm in suite_scores(evaluations, campaign.skill_weights).items()
         for arm, e in by_arm.items()
     )
     skills = tuple(SkillScore(**row) for row in skill_scores(evaluations).iter_rows(named=True))
+    levels = tuple(LevelScore(**row) for row in level_scores(evaluations, items).iter_rows(named=True))
     costs = {asset: StageCost(**artifact.measurements) for asset, artifact in before.items()}
     costs[ASSET] = StageCost(seconds=time.monotonic() - started, tokens=tokens)
     in_force = "candidate" if verdict.promoted else "incumbent"
     engine = bench.engines.engine(*arms["candidate"], campaign.evaluation.dtype)
     measured_by = harness(campaign, engine.describe())
+    corpus = before["generated_corpus"]
+    answers = corpus.table("rewards", REWARDS).filter(pl.col("reward") == ANSWER)
+    kept, samples = kept_sample_ids(evidence.selection), corpus.table("samples", SAMPLES)
+    of_round = samples.filter((pl.col("round") == str(key)) | pl.col("round").is_null())
+    summary = RoundSummary(
+        round=str(key),
+        parent=policy.parent,
+        promoted=verdict.promoted,
+        accuracy={s.suite: s.accuracy for s in scores if s.arm == in_force},
+        per_skill={s.skill: s.accuracy for s in skills if (s.arm, s.suite) == (in_force, "anchor")},
+        alarms=verdict.alarms,
+        tokens=sum(cost.tokens for cost in costs.values()),
+        seconds=sum(cost.seconds for cost in costs.values()),
+        signals=Signals(
+            skills=skill_counts(skills, in_force),
+            levels=level_counts(levels, in_force),
+            attempted=hardest_drawn(corpus.table("tasks", TASKS), of_round),
+            pass_rates=pass_rates(evidence.draws["incumbent"]),
+            selected=selected_right(kept, samples, answers),
+            refined=refinement_flips(before["refined_outputs"].facts),
+            skill_change=worst_change(measured, "worst_skill_change"),
+            guard_change=worst_change(measured, "worst_guard_change"),
+            sharpening=is_sharpening(measured),
+            gain=verdict.gain,
+            strategy=policy.strategy,
+        ),
+    )
+    halt = halt_reason([*_summaries(bench.store, policy), summary], campaign.steering)
     report = EvalReport(
         round=str(key),
         fingerprint=fingerprint(measured_by),
         harness=measured_by,
         scores=scores,
         skills=skills,
+        levels=levels,
         verdict=verdict,
-        summary=RoundSummary(
-            round=str(key),
-            parent=policy.parent,
-            promoted=verdict.promoted,
-            accuracy={s.suite: s.accuracy for s in scores if s.arm == in_force},
-            per_skill={s.skill: s.accuracy for s in skills if (s.arm, s.suite) == (in_force, "anchor")},
-            alarms=verdict.alarms,
-            tokens=sum(cost.tokens for cost in costs.values()),
-            seconds=sum(cost.seconds for cost in costs.values()),
-        ),
+        summary=summary.model_copy(update={"halt": halt}),
         costs=costs,
     )
     draft.write_json("report", report.model_dump(mode="json", exclude=MEASURED))
     return draft.commit(
         facts={
             "promoted": verdict.promoted,
+            "halt": halt,
             "fingerprint": report.fingerprint,
             "policy_hash": arms[in_force][1],
             "left_out": left_out.to_dicts(),
@@ -230,6 +278,11 @@ def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema
         schema.to_frame(),
         *(report.table(table, schema) for report in reports if report.has_table(table)),
     ]
+
+
+def _summaries(store: ArtifactStore, policy: Policy) -> list[RoundSummary]:
+    """What the rounds before this one in its line reported."""
+    return [read_report(store, RoundKey.parse(ancestor)).summary for ancestor in policy.ancestors]
 
 
 def _tested(store: ArtifactStore, policy: Policy) -> list[PastTest]:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from safetensors import SafetensorError
 
+from selfimp_dagster.lifecycle.obedience import obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
@@ -43,7 +44,10 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
     corpus, subset = (bench.store.open(key, asset) for asset in ("generated_corpus", "selected_subset"))
-    choice = policy.campaign.recipe.optimization.with_parameters(overrides)
+    earlier = selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors])
+    choice, obeyed = obey_optimization(
+        policy.campaign.recipe.optimization, policy.directives, overrides, earlier.height
+    )
     method, parameters = choice.resolve("optimization")
     rows = subset.table("subset", SUBSET)
     require_rows(rows, policy.campaign.recipe.minimum_rows, key)
@@ -55,14 +59,14 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
             "generated_corpus": corpus.data_version,
             "selected_subset": subset.data_version,
         },
-        config={"optimization": choice.model_dump(mode="json")},
+        config={"optimization": choice.model_dump(mode="json"), "overrides": dict(overrides)},
     )
     output = draft.folder / "model"
     shutil.rmtree(output, ignore_errors=True)  # of a training that was killed while saving
     weights = incumbent_weights(bench, policy)
     context = OptimizationContext(
         rows=rows,
-        earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
+        earlier=earlier,
         start=weights,
         incumbent=weights,
         base=resolve_model(policy.campaign.model, bench.models),
@@ -87,6 +91,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         "rows": update.training.height,
         "rows_of_this_round": update.training.filter(pl.col("origin_round") == str(key)).height,
         "final_loss": update.curve["loss"][-1],
+        "obeyed": [told.model_dump() for told in obeyed],
     }
     (output / "README.md").write_text(model_card(policy, choice, facts))
     return draft.commit(
@@ -123,11 +128,11 @@ def _pool(policy: Policy, tasks: pl.DataFrame, samples: pl.DataFrame, subset: Ar
         "sample_id",
         pl.when("contrast").then(pl.lit("contrast")).otherwise(pl.lit("sibling")).alias("fate"),
     )
-    settings = [json.loads(text) for text in samples["sampling"]]
+    settings = [json.loads(text) for text in samples["sampling"]]  # empty for demonstrations
     rows = (
         samples.with_columns(
-            pl.Series("temperature", [given["temperature"] for given in settings], dtype=pl.Float64),
-            pl.Series("token_limit", [given["max_new_tokens"] for given in settings], dtype=pl.Int64),
+            pl.Series("temperature", [given.get("temperature") for given in settings], dtype=pl.Float64),
+            pl.Series("token_limit", [given.get("max_new_tokens") for given in settings], dtype=pl.Int64),
             ended=pl.col("finish_reason") == "stop",
             own=(pl.col("generation") == "SE") & (pl.col("policy_hash") == policy.policy_hash),
         )

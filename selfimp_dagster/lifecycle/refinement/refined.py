@@ -18,7 +18,9 @@ class RefinementParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: int = Field(default=32, ge=1, description="Train tasks answered with and without refinement.")
+    tasks: int = Field(
+        default=32, ge=0, description="Train tasks answered with and without refinement; 0: none."
+    )
 
 
 @dataclass(frozen=True)

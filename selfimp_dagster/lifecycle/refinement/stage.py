@@ -8,6 +8,7 @@ import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.lifecycle.judges import Judges
+from selfimp_dagster.lifecycle.obedience import obey_refinement
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.refinement.refined import (
     SOLVED,
@@ -41,7 +42,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     campaign = policy.campaign
     corpus = bench.store.open(key, "generated_corpus")
     checkpoint = bench.store.open(key, "checkpoint")
-    choice = campaign.recipe.refinement.with_parameters(overrides)
+    choice, obeyed = obey_refinement(campaign.recipe, policy.directives, overrides)
     method, parameters = choice.resolve("refinement")
     assert isinstance(parameters, RefinementParameters)
     draft = bench.store.draft(
@@ -54,6 +55,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         },
         config={
             "refinement": choice.model_dump(mode="json"),
+            "overrides": dict(overrides),
             "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
         },
     )
@@ -96,7 +98,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    drawn, refined = method.function(context, parameters)
+    drawn, refined = method.function(context, parameters) if tasks.height else (SAMPLES.to_frame(), [])
     samples = pl.concat([before, drawn])
     rewards = recorded_judgements(chosen, to_judge(samples, derive_seed(policy.seed, "refined rewards")))
     table = compare(
@@ -131,6 +133,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "tokens_before": table["before_tokens"].sum(),
             "tokens_after": table["after_tokens"].sum(),
             "engine": engine.describe(),
+            "obeyed": [told.model_dump() for told in obeyed],
         },
         measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
     )

@@ -12,6 +12,7 @@ from selfimp_dagster.lifecycle.carried import carried_state
 from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.evaluation.report import read_report
 from selfimp_dagster.lifecycle.judges import Judges
+from selfimp_dagster.lifecycle.obedience import obey_selection
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.judging import visible
 from selfimp_dagster.lifecycle.selection.chain import (
@@ -59,8 +60,9 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
-    steps = campaign.recipe.selection_steps
     corpus = bench.store.open(key, "generated_corpus")
+    chain, obeyed = obey_selection(campaign.recipe, policy.directives)
+    steps = [SelectionStep(*choice.resolve("selection")) for choice in chain]
     states, parents = _parent_states(bench.store, policy, steps)
     draft = bench.store.draft(
         key,
@@ -70,7 +72,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
             "generated_corpus": corpus.data_version,
             **parents,
         },
-        config={"selection": [choice.model_dump(mode="json") for choice in campaign.recipe.selection]},
+        config={"selection": [choice.model_dump(mode="json") for choice in chain]},
     )
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
     models, judges = _models(bench, policy), Judges(bench, policy, draft.folder / ".judgements")
@@ -108,6 +110,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
             "kept": subset.height,
             "contrasts": spare["contrast"].sum(),
             "funnel": funnel(selection).to_dicts(),
+            "obeyed": [told.model_dump() for told in obeyed],
             **({"engine": models.harness} if models.harness else {}),
         },
         measurements={"seconds": time.monotonic() - started, "tokens": models.tokens + judges.tokens},

@@ -73,6 +73,7 @@ def corpus_of(counts: Mapping[str, int], **parameters: Any) -> Corpus:
     context = AcquisitionContext(
         draw=lambda size, weights, levels=None: make_tasks(counts),
         levels={skill: [1.0] for skill in counts},
+        directed={},
         updates=0,
         sample=asked.sample,
         messages=lambda prompt: ({"role": "user", "content": prompt},),

@@ -1,6 +1,6 @@
 """From easy to hard: what is demonstrated, what is labelled, and that nobody looks at the answers beyond."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 import pytest
@@ -16,7 +16,12 @@ _SOURCES = {"copying": StringsSource(operation="copy", shortest=2, longest=6)}
 _LEVELS = {"copying": [2, 3, 4, 5, 6]}
 
 
-def _corpus(updates: int, hidden: bool = False, **parameters: float) -> tuple[Corpus, Asked]:
+def _corpus(
+    updates: int,
+    hidden: bool = False,
+    directed: Mapping[str, Sequence[float]] | None = None,
+    **parameters: float,
+) -> tuple[Corpus, Asked]:
     policy = Asked()
 
     def draw(
@@ -30,6 +35,7 @@ def _corpus(updates: int, hidden: bool = False, **parameters: float) -> tuple[Co
     context = AcquisitionContext(
         draw=draw,
         levels=_LEVELS,
+        directed=directed or {},
         updates=updates,
         sample=policy.sample,
         messages=lambda prompt: ({"role": "user", "content": prompt},),
@@ -65,8 +71,18 @@ def test_each_update_adds_a_level_to_what_the_policy_labels(updates: int, levels
 def test_the_share_of_demonstrations_is_kept_and_steps_may_be_larger() -> None:
     corpus, _ = _corpus(updates=1, demonstrations=0.75)
     assert corpus.samples.filter(generation="D").height == 15
-    assert reach(_LEVELS, SelfLabelling(demonstrated=3, step=2), 1) == {"copying": [4, 5]}
-    assert reach({"sums": [1.0]}, SelfLabelling(demonstrated=3), 5) == {"sums": []}
+    assert reach(_LEVELS, {}, SelfLabelling(demonstrated=3, step=2), 1) == {"copying": [4, 5]}
+    assert reach({"sums": [1.0]}, {}, SelfLabelling(demonstrated=3), 5) == {"sums": []}
+
+
+def test_what_evaluation_directed_counts_in_place_of_the_schedule() -> None:
+    for updates in (0, 9):
+        corpus, _ = _corpus(updates, directed={"copying": [2, 3, 4, 5]})
+        own = corpus.tasks.join(corpus.samples.filter(generation="SE"), on="task_id", how="semi")
+        assert set(own["difficulty"]) == {4.0, 5.0}
+    corpus, policy = _corpus(9, directed={"copying": [2, 3]})
+    assert policy.requests == [], "nothing beyond what is demonstrated"
+    assert corpus.tasks.height == 20
 
 
 def test_the_answers_of_labelled_tasks_make_no_difference() -> None:

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from histories import summary
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -10,39 +11,30 @@ from selfimp_dagster.lifecycle.evaluation.continuation import (
     Budget,
     Continuation,
     Decision,
-    RoundSummary,
     decide,
 )
+from selfimp_dagster.lifecycle.evaluation.steering import Steering
 
 MIX = {"sums": 1.0, "gcd": 1.0}
-
-
-def summary(number: int, **changes: Any) -> RoundSummary:
-    fields: dict[str, Any] = {
-        "round": f"arithmetic/{number:04d}",
-        "parent": f"arithmetic/{number - 1:04d}" if number else None,
-        "promoted": True,
-        "accuracy": {"anchor": 0.4, "fresh": 0.4},
-        "per_skill": {"sums": 0.6, "gcd": 0.2},
-        "tokens": 1000,
-        "seconds": 60.0,
-    }
-    return RoundSummary(**(fields | changes))
+STEERING = Steering()
 
 
 def test_the_first_round_starts() -> None:
-    assert decide([], Continuation(rounds=8), MIX) == Decision(
+    assert decide([], Continuation(rounds=8), MIX, STEERING) == Decision(
         proceed=True, reason="Proceeds: the first of 8 planned rounds."
     )
 
 
 def test_an_open_ended_campaign_has_no_last_round() -> None:
     plan = Continuation(rounds=None, patience=3)
-    assert decide([], plan, MIX).reason == "Proceeds: the first round."
+    assert decide([], plan, MIX, STEERING).reason == "Proceeds: the first round."
     far = [summary(998), summary(999)]
-    assert decide(far, plan, MIX).reason == "Proceeds: 1000 rounds are done and arithmetic/0999 was promoted."
+    assert (
+        decide(far, plan, MIX, STEERING).reason
+        == "Proceeds: 1000 rounds are done and arithmetic/0999 was promoted."
+    )
     rejected = [summary(number, promoted=False) for number in (7, 8, 9)]
-    assert decide(rejected, plan, MIX).reason == (
+    assert decide(rejected, plan, MIX, STEERING).reason == (
         "Stopped: 3 rounds in a row without a promotion (patience 3)."
     )
     with pytest.raises(ValidationError):
@@ -52,7 +44,7 @@ def test_an_open_ended_campaign_has_no_last_round() -> None:
 
 
 def test_the_next_round_starts_with_directives() -> None:
-    decision = decide([summary(0), summary(1, promoted=False)], Continuation(rounds=8), MIX)
+    decision = decide([summary(0), summary(1, promoted=False)], Continuation(rounds=8), MIX, STEERING)
     assert decision.proceed
     assert decision.reason == "Proceeds: 2 of 8 planned rounds are done and arithmetic/0001 was rejected."
     assert [directive.kind for directive in decision.directives] == ["shift_budget"]
@@ -61,6 +53,7 @@ def test_the_next_round_starts_with_directives() -> None:
 
 STOPS: list[tuple[dict[str, Any], str]] = [
     ({"alarms": ("anchor items leaked.",)}, "Stopped: hard alarm in arithmetic/0007: anchor items leaked."),
+    ({"halt": "nothing helped."}, "Stopped: a person is asked after arithmetic/0007: nothing helped."),
     (
         {"accuracy": {"anchor": 0.9}},
         "Stopped: the target is reached, with an anchor accuracy of 0.900 (target 0.850).",
@@ -78,34 +71,34 @@ def test_the_first_reason_that_applies_stops_the_campaign(first: int) -> None:
     for change, _ in STOPS[first:]:
         changes |= change
     plan = Continuation(rounds=8, target=0.85, patience=2, budget=Budget(tokens=1_000_000, seconds=3600))
-    decision = decide([summary(0), summary(1, promoted=False), summary(2, **changes)], plan, MIX)
+    decision = decide([summary(0), summary(1, promoted=False), summary(2, **changes)], plan, MIX, STEERING)
     assert (decision.proceed, decision.reason) == (False, STOPS[first][1])
 
 
 def test_a_promotion_restores_patience() -> None:
     history = [summary(0, promoted=False), summary(1), summary(2, promoted=False)]
-    assert decide(history, Continuation(rounds=8, patience=2), MIX).proceed
+    assert decide(history, Continuation(rounds=8, patience=2), MIX, STEERING).proceed
 
 
 def test_a_branch_counts_the_rounds_beside_it() -> None:
     history = [summary(0), summary(1), summary(6, parent="arithmetic/0001")]
-    assert decide(history, Continuation(rounds=8), MIX).proceed
-    assert not decide(history, Continuation(rounds=7), MIX).proceed
+    assert decide(history, Continuation(rounds=8), MIX, STEERING).proceed
+    assert not decide(history, Continuation(rounds=7), MIX, STEERING).proceed
 
 
 def test_a_person_may_go_on_after_an_alarm() -> None:
     history = [summary(0, alarms=("collapse.",)), summary(1)]
-    assert decide(history, Continuation(rounds=8), MIX).proceed
+    assert decide(history, Continuation(rounds=8), MIX, STEERING).proceed
 
 
 def test_a_target_without_anchor_is_refused() -> None:
     with pytest.raises(SelfimpError, match="anchor"):
-        decide([summary(0, accuracy={"fresh": 0.9})], Continuation(rounds=8, target=0.5), MIX)
+        decide([summary(0, accuracy={"fresh": 0.9})], Continuation(rounds=8, target=0.5), MIX, STEERING)
 
 
 def test_a_history_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="out of order"):
-        decide([summary(1), summary(0)], Continuation(rounds=8), MIX)
+        decide([summary(1), summary(0)], Continuation(rounds=8), MIX, STEERING)
 
 
 @given(
@@ -118,13 +111,29 @@ def test_no_round_starts_beyond_the_plan(
     numbers: set[int], promoted: bool, rounds: int, patience: int
 ) -> None:
     history = [summary(number, promoted=promoted) for number in sorted(numbers)]
-    decision = decide(history, Continuation(rounds=rounds, patience=patience), MIX)
+    decision = decide(history, Continuation(rounds=rounds, patience=patience), MIX, STEERING)
     assert not decision.proceed or max(numbers) + 1 < rounds
     assert decision.reason.startswith("Proceeds: " if decision.proceed else "Stopped: ")
 
 
 def test_a_round_that_a_person_starts_after_a_stop_is_steered_too() -> None:
     history = [summary(0)]
-    goes_on, stopped = (decide(history, Continuation(rounds=rounds), MIX) for rounds in (2, 1))
+    goes_on, stopped = (decide(history, Continuation(rounds=rounds), MIX, STEERING) for rounds in (2, 1))
     assert goes_on.directives
     assert stopped.directives == goes_on.directives
+
+
+def test_a_campaign_that_is_not_steered_has_no_directives() -> None:
+    decision = decide([summary(0)], Continuation(rounds=8), MIX, None)
+    assert decision.proceed
+    assert decision.directives == ()
+
+
+def test_a_halt_that_a_person_approved_going_on_after_stops_nothing_and_stays_on_record() -> None:
+    halted = summary(0, halt="nothing helped.")
+    approved = halted.model_copy(update={"approved": "Ann approved."})
+    plan = Continuation(rounds=8)
+    stopped, goes_on = (decide([last], plan, MIX, STEERING) for last in (halted, approved))
+    assert (stopped.proceed, goes_on.proceed) == (False, True)
+    assert stopped.directives == goes_on.directives
+    assert goes_on.directives[-1].kind == "halt"

@@ -1,68 +1,60 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.directives import (
-    EVEN,
-    FLOOR,
+    Directive,
+    Distil,
+    Halt,
+    MoveDifficulty,
+    RecentreBand,
+    Replay,
+    RequireVerification,
     ShiftBudget,
+    SmallerStep,
+    StopRefining,
+    SwitchRecipe,
     read_directives,
     sentences,
-    shift_budget,
+)
+from selfimp_dagster.lifecycle.evaluation.steering import RULES
+from selfimp_dagster.lifecycle.obedience import OBEYED_BY
+
+EVERY: tuple[tuple[Directive, str], ...] = (
+    (ShiftBudget(weights={"sums": 0.25, "gcd": 0.75}, signal="s."), "Acquisition draws 75% gcd, 25% sums"),
+    (
+        MoveDifficulty(hardest={"copy": 5, "sum": 3}, hardest_before={"copy": 4, "sum": 3}, signal="s."),
+        "Acquisition draws copy up to 5 (was 4), sum up to 3",
+    ),
+    (RecentreBand(move=-0.1, signal="s."), "Selection moves its band of pass rates by -0.1"),
+    (
+        RequireVerification(more_confidence=0.2, signal="s."),
+        "Selection keeps what is verified, or asks for 0.2 more confidence",
+    ),
+    (Replay(more=0.5, signal="s."), "Optimization replays 0.5 times the round's rows more"),
+    (SmallerStep(factor=0.25, signal="s."), "Optimization takes 0.25 times its learning rate"),
+    (SwitchRecipe(strategy="dpo", signal="s."), "The round follows the recipe dpo"),
+    (Distil(factor=2, signal="s."), "Refinement answers 2 times as many tasks"),
+    (StopRefining(signal="s."), "Refinement answers no tasks"),
+    (Halt(signal="s."), "A person is asked before the next round"),
 )
 
-share = st.floats(0, 1)
-mixes = st.dictionaries(st.text(min_size=1, max_size=6), st.tuples(st.floats(0.01, 10), share), min_size=1)
+
+@pytest.mark.parametrize(("directive", "order"), EVERY, ids=[d.kind for d, _ in EVERY])
+def test_a_directive_is_told_in_words_and_survives_json(directive: Directive, order: str) -> None:
+    assert directive.sentence == f"{order}, because s."
+    assert read_directives(f"[{directive.model_dump_json()}]") == (directive,)
+    assert directive.stage in OBEYED_BY
 
 
-def test_the_budget_moves_to_the_weak_skill() -> None:
-    shift = shift_budget({"sums": 0.8, "gcd": 0.2, "a guard": 0.0}, {"sums": 1, "gcd": 1})
-    assert shift is not None
-    # needs 0.2 and 0.8; nine tenths by need, one tenth by base share
-    assert shift.weights == pytest.approx({"sums": 0.05 + 0.9 * 0.2, "gcd": 0.05 + 0.9 * 0.8})
-    assert shift.signal == "gcd is weakest with an accuracy of 0.20, sums strongest with 0.80."
-
-
-def test_a_directive_is_told_as_a_sentence_with_its_numbers() -> None:
-    shift = shift_budget({"sums": 0.8, "gcd": 0.2}, {"sums": 1, "gcd": 1})
-    assert shift is not None
-    assert sentences([shift]) == (
-        "Acquisition draws 77% gcd, 23% sums, because gcd is weakest with an accuracy of 0.20, "
-        "sums strongest with 0.80."
-    )
-    assert sentences(read_directives(f"[{shift.model_dump_json()}]")) == sentences([shift])
+def test_every_rule_has_its_directive() -> None:
+    assert [directive.kind for directive, _ in EVERY] == list(RULES)
     assert sentences([]) == "None."
 
 
-def test_even_skills_need_no_shift() -> None:
-    assert shift_budget({"sums": 0.50, "gcd": 0.54}, {"sums": 1, "gcd": 3}) is None
-
-
-def test_a_solved_skill_keeps_a_tenth_of_its_share() -> None:
-    shift = shift_budget({"sums": 1.0, "gcd": 0.0}, {"sums": 1, "gcd": 1})
-    assert shift is not None
-    assert shift.weights["sums"] == pytest.approx(0.05)
-
-
-@given(mixes)
-def test_shares_sum_to_one_and_starve_no_skill(mix: dict[str, tuple[float, float]]) -> None:
-    weights = {skill: weight for skill, (weight, _) in mix.items()}
-    per_skill = {skill: accuracy for skill, (_, accuracy) in mix.items()}
-    shift = shift_budget(per_skill, weights)
-    assert (shift is None) == (max(per_skill.values()) - min(per_skill.values()) <= EVEN)
-    if shift is not None:
-        total = sum(weights.values())
-        assert sum(shift.weights.values()) == pytest.approx(1)
-        assert all(shift.weights[skill] >= FLOOR * weights[skill] / total for skill in weights)
-
-
-@given(st.dictionaries(st.text(), share), st.text())
-def test_a_directive_survives_json(weights: dict[str, float], signal: str) -> None:
-    directive = ShiftBudget(weights=weights, signal=signal)
-    assert ShiftBudget.model_validate_json(directive.model_dump_json()) == directive
-
-
-def test_a_skill_without_accuracy_is_refused() -> None:
-    with pytest.raises(SelfimpError, match="gcd"):
-        shift_budget({"sums": 0.5}, {"sums": 1, "gcd": 1})
+def test_the_row_of_an_old_ledger_is_read() -> None:
+    old = (
+        '[{"kind":"shift_budget","stage":"acquisition","weights":{"sums":0.6,"gcd":0.4},'
+        '"signal":"gcd is weakest."}]'
+    )
+    (directive,) = read_directives(old)
+    assert TypeAdapter(Directive).dump_python(directive)["weights"] == {"sums": 0.6, "gcd": 0.4}
