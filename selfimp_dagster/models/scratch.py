@@ -1,11 +1,14 @@
-"""A small transformer that knows nothing yet: characters for tokens, weights drawn from a seed."""
+"""A small transformer that knows nothing yet: characters for tokens, weights drawn from a seed.
+
+Two digits that stand together are one token, a column of a sum (tasks/strings.py).
+"""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from selfimp_dagster.tasks.strings import ALPHABET
+from selfimp_dagster.tasks.strings import COLUMNS, LETTERS, SIGNS
 
 SCRATCH_NAME = "characters"
 
@@ -47,9 +50,10 @@ def _write(folder: Path, seed: int) -> None:
     from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
     special = [_PAD, _END]
-    vocabulary = {token: number for number, token in enumerate([*special, _ASKED, "?", *ALPHABET])}
+    known = [*special, _ASKED, "?", *SIGNS.values(), *LETTERS, *COLUMNS]
+    vocabulary = {token: number for number, token in enumerate(known)}
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d\d|."), behavior="isolated")
     characters.decoder = decoders.Fuse()
     characters.add_special_tokens(special)
     tokenizer = PreTrainedTokenizerFast(
