@@ -27,13 +27,15 @@ import yaml
 from selfimp_dagster.engines.base import Request, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.lifecycle.selection.stage import SUBSET
+from selfimp_dagster.records import SAMPLES, TASKS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 from selfimp_dagster.tasks import strings
 
 CAMPAIGN = Path(__file__).parent.parent / "campaigns" / "lengths.yaml"
-LONGEST = 14
+SHORTEST, LONGEST = 2, 14
 FAR_SEED = 10**9  # far from every seed that a campaign draws with
 REACHED = 0.95
 
@@ -109,13 +111,15 @@ def measured(folder: Path, items: int) -> list[dict[str, Any]]:
 
 def labels(store: ArtifactStore, key: RoundKey) -> dict[str, Any]:
     """How many of its own answers a round trained on, and which share of these is right."""
-    selected = store.open(key, "selected_subset").table("subset")
     corpus = store.open(key, "generated_corpus")
-    answers = dict(corpus.table("tasks").select("task_id", "answer").iter_rows())
+    drawn = corpus.table("samples", SAMPLES).filter(generation="SE")
+    selected = store.open(key, "selected_subset").table("subset", SUBSET)
+    answers = dict(corpus.table("tasks", TASKS).select("task_id", "answer").iter_rows())
     own = [
-        answers[task] == response.strip()
-        for task, response, generation in selected.select("task_id", "response", "generation").iter_rows()
-        if generation == "SE" and task in answers
+        answers[task] == response
+        for task, response in selected.join(drawn, on="sample_id", how="semi")
+        .select("task_id", "response")
+        .iter_rows()
     ]
     return {"own": len(own), "right": sum(own) / len(own) if own else None}
 
