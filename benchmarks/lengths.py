@@ -94,7 +94,7 @@ def measured(folder: Path, items: int) -> list[dict[str, Any]]:
     """What every round did, and the accuracy of its candidate by length."""
     store = ArtifactStore(settings_in(folder).store)
     rows = []
-    for row in read_ledger(store).sort("number").to_dicts():
+    for row in read_ledger(store).sort("round").to_dicts():
         key = RoundKey.parse(row["round"])
         candidate = store.open(key, "checkpoint").folder / "model"
         rows.append(

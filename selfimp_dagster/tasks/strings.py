@@ -48,7 +48,7 @@ def item(operation: Operation, length: int, chosen: random.Random) -> tuple[str,
 
 def _added(columns: Sequence[str]) -> Iterator[str]:
     carry = 0
-    for first, second in columns:
-        total = int(first) + int(second) + carry
+    for column in columns:
+        total = sum(map(int, column)) + carry
         yield f"{total:02}"
         carry = total // 10
