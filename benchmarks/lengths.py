@@ -1,13 +1,12 @@
 """The testbed: how far a small model extends its reach on what it labels itself, round by round.
 
-    python -m benchmarks.lengths --out results/ [--seed 0] [--rounds 9] [--control]
+    python -m benchmarks.lengths --out results/ [--seed 0] [--rounds 9]
     python -m benchmarks.lengths --out results/ --measure
 
 Runs `selfimp run lengths` in a home of its own, from a model that was made from nothing, and then measures
 the candidate of every round on sums of every length straight from the generator (greedy, float32; the
-benchmark knows the answers, the recipe does not). `--control` runs the same campaign with demonstrations in
-place of what the model labels, at the same number of tasks a round: what more training alone is worth.
-`--measure` measures the rounds that are there. Writes lengths.json and lengths.png and prints a table.
+benchmark knows the answers, the recipe does not). `--measure` measures the rounds that are
+there. Writes lengths.json and lengths.png and prints a table.
 """
 
 import argparse
@@ -50,13 +49,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--items", type=int, default=200, help="sums of each length that are asked")
-    parser.add_argument("--control", action="store_true", help="demonstrations alone")
     parser.add_argument("--measure", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    folder = arguments.out / ("control" if arguments.control else f"seed-{arguments.seed}")
+    folder = arguments.out / f"seed-{arguments.seed}"
     spent = None
     if not arguments.measure:
-        spent = run_campaign(folder, arguments.seed, arguments.rounds, arguments.control)
+        spent = run_campaign(folder, arguments.seed, arguments.rounds)
     found = {
         "items": arguments.items,
         "processor_seconds": spent,
@@ -73,14 +71,12 @@ def settings_in(folder: Path) -> Settings:
     return Settings(home=(folder / "home").resolve(), campaigns=(folder / "campaigns").resolve())
 
 
-def run_campaign(folder: Path, seed: int, rounds: int, control: bool) -> float:
+def run_campaign(folder: Path, seed: int, rounds: int) -> float:
     """Runs the campaign from nothing; its processor time in seconds, over all threads."""
     where = settings_in(folder)
     where.campaigns.mkdir(parents=True, exist_ok=True)
     shutil.copy(CAMPAIGN, where.campaigns)
     text = yaml.safe_load(CAMPAIGN.read_text()) | {"seed": seed}
-    if control:
-        text["recipe"]["acquisition"]["demonstrations"] = 1.0
     (where.campaigns / CAMPAIGN.name).write_text(yaml.safe_dump(text, sort_keys=False))
     environment = {**os.environ, "SELFIMP_HOME": str(where.home), "SELFIMP_CAMPAIGNS": str(where.campaigns)}
     command = [sys.executable, "-m", "selfimp_dagster.cli", "run", "lengths", "--rounds", str(rounds)]
