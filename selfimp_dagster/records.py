@@ -241,6 +241,22 @@ DIMENSIONS = pl.Schema(
     }
 )
 
+MONITORS = pl.Schema(
+    {
+        "monitor": pl.String(),
+        "state": pl.String(),  # quiet, alarm, not measured or not applicable
+        "follows": pl.String(),  # what an alarm of it does: warn, reject, stop or quarantine
+        "sentence": pl.String(),
+        "value": pl.Float64(),  # of the statistic; null where it was not measured
+        "low": pl.Float64(),  # its interval at the level of the monitor in the round
+        "high": pl.Float64(),
+        "threshold": pl.Float64(),  # an alarm: the whole interval lies beyond
+        "level": pl.Float64(),  # chance of a false alarm in this round at most; null: chance plays no part
+        "n": pl.Int64(),  # what the value is over
+        "action": pl.String(),  # what a person can do
+    }
+)
+
 
 def content_id(*parts: Any) -> str:
     """16 hex digits of the SHA-256 of the parts' canonical JSON."""
