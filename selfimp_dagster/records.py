@@ -241,6 +241,40 @@ DIMENSIONS = pl.Schema(
     }
 )
 
+WATCHED = pl.Schema(
+    {
+        "item_id": pl.String(),  # an anchor item, the same in every round of its anchor set
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "draw": pl.Int64(),  # counted from 0; each has a seed of its own
+        "response": pl.String(),
+        "answer": pl.String(),  # in the form in which equal answers are equal; null where there is none
+        "score": pl.Float64(),
+        "mean_logprob": pl.Float64(),  # nats per token, untempered policy
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+        "reused": pl.Boolean(),  # drawn in an earlier round by the same weights under the same harness
+    }
+)
+
+ITEM_REWARDS = pl.Schema(
+    {
+        "item_id": pl.String(),  # an anchor item
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "reward": pl.String(),  # a reward of the recipe
+        "value": pl.Float64(),  # null where it says nothing of the answer
+        "counted": pl.Float64(),  # within 0 and 1: whether a judge accepts the answer, else the value held there
+        "score": pl.Float64(),  # of the tasks' verifier
+        "response": pl.String(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+    }
+)
+
 MONITORS = pl.Schema(
     {
         "monitor": pl.String(),
