@@ -267,7 +267,7 @@ ITEM_REWARDS = pl.Schema(
         "policy_hash": pl.String(),
         "reward": pl.String(),  # a reward of the recipe
         "value": pl.Float64(),  # null where it says nothing of the answer
-        "counted": pl.Float64(),  # within 0 and 1: whether a judge accepts the answer, else the value held there
+        "counted": pl.Float64(),  # within 0 and 1: whether a judge accepts it, or the value held there
         "score": pl.Float64(),  # of the tasks' verifier
         "response": pl.String(),
         "completion_tokens": pl.Int64(),

@@ -87,7 +87,7 @@ def watched_draws(
 
 
 def hackable(rewards: list[Reward]) -> list[Reward]:
-    """The rewards of a recipe that can part from the truth in a single answer: not the verifier, not votes."""
+    """The rewards of a recipe that can part from the truth in one answer: not the verifier, not votes."""
     return [r for r in rewards if r.method.name != ANSWER and "votes" not in r.method.gives]
 
 
@@ -141,9 +141,7 @@ def item_rewards(
     # Parts of a composed reward stand before it, votes among them: they are judged too, and not looked at.
     judged = judge_samples(
         rewards,
-        RewardContext(
-            anchor, samples, context.rewards.clear(), context.seed, context.judge, context.barred
-        ),
+        RewardContext(anchor, samples, context.rewards.clear(), context.seed, context.judge, context.barred),
     )
     kept = judged.filter(pl.col("reward").is_in(list(measured)))
     return frame(

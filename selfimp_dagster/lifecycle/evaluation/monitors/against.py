@@ -18,7 +18,9 @@ def incumbents(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     known: set[tuple[str, str]] = set()
     for round_, table in tables.items():
         mine = table.filter(pl.col("arm") == "incumbent")
-        measured = {(row[0], row[1]) for row in mine.select("policy_hash", "fingerprint").unique().iter_rows()}
+        measured = {
+            (row[0], row[1]) for row in mine.select("policy_hash", "fingerprint").unique().iter_rows()
+        }
         if measured - known:
             found[round_] = mine
             known |= measured

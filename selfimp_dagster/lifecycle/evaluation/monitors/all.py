@@ -29,13 +29,13 @@ from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 class MonitorEvidence:
     """What the monitors of a round look at.
 
-    Mappings are by round of the line, in order, this one's last: `evaluations` (records.EVALUATIONS), `watched`
-    (WATCHED), `item_rewards` (ITEM_REWARDS), `judges`; of the rounds that have them. `twins` (TWINS) likewise.
-    `flips`: number of each round and what refinement did there. Of this round: `tasks`, `selection` and
-    `training` (TASKS, SELECTION, TRAINING), `items` (TASKS), what the verifier did on the `probe`, the
-    `evaluator` now and in the round before, and stored verdicts that were given again. Of the campaign: whether
-    the recipe sees the truth (`verified`), which of its rewards can be hacked and which verify besides the tasks'
-    verifiers, whether it has guard skills, and its mix.
+    Mappings are by round of the line, in order, this one's last: `evaluations` (records.EVALUATIONS),
+    `watched` (WATCHED), `item_rewards` (ITEM_REWARDS), `judges`; of the rounds that have them. `twins`
+    (TWINS) likewise. `flips`: number of each round and what refinement did there. Of this round: `tasks`,
+    `selection` and `training` (TASKS, SELECTION, TRAINING), `items` (TASKS), what the verifier did on the
+    `probe`, the `evaluator` now and in the round before, and stored verdicts that were given again. Of the
+    campaign: whether the recipe sees the truth (`verified`), which of its rewards can be hacked and which
+    verify besides the tasks' verifiers, whether it has guard skills, and its mix.
     """
 
     round: str
@@ -61,7 +61,7 @@ class MonitorEvidence:
     skill_weights: Mapping[str, float]
 
 
-def read_monitors(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | None) -> tuple[Reading, ...]:
+def all_readings(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | None) -> tuple[Reading, ...]:
     """What every monitor says of the round, in the order of MONITORS, without that of the budget.
 
     What a round cost is no part of its content, so `budget` is read when a report is read.
@@ -82,9 +82,7 @@ def read_monitors(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | No
     last = evidence.evaluations[evidence.round]
     return (
         collapse(evidence.watched, rule, level),
-        real_data(
-            evidence.training, corpus.samples, evidence.round, evidence.verified, rule.real_data_floor
-        ),
+        real_data(evidence.training, corpus.samples, evidence.round, evidence.verified, rule.real_data_floor),
         wrong_consensus(evidence.watched, labelled, rule, level),
         reward_hacking(evidence.item_rewards, evidence.hackable, rule, level),
         verifier_errors(evidence.probe, rule, level),

@@ -3,9 +3,7 @@
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, inapplicable
 
 
-def budget(
-    spent_tokens: int, spent_seconds: float, tokens: int | None, seconds: float | None
-) -> Reading:
+def budget(spent_tokens: int, spent_seconds: float, tokens: int | None, seconds: float | None) -> Reading:
     """Whether the line spent more than its budget; `tokens` and `seconds` are its limits, None for none."""
     limits = [
         (spent / limit, f"{spent:,.0f} of {limit:,.0f} {unit}")

@@ -22,11 +22,11 @@ def collapse(watched: Mapping[str, pl.DataFrame], rule: MonitorRule, level: floa
     """Whether the candidate's answers to watched items lost their variety and are no more often right.
 
     Data autophagy shows as less variety with every generation (Shumailov et al. 2024,
-    doi:10.1038/s41586-024-07566-y; Alemohammad et al. 2023, arXiv:2307.01850). Of each measure it is the ratio to
-    an incumbent, over the same items, by linearisation (Cochran 1977, section 6.4), with one item more that
-    did not change. An alarm sounds if the interval of one ratio lies below 1 - `collapse_fall` while the
-    accuracy of single draws is not above that incumbent's: a policy that grows sure because it grows right
-    also varies less. The level is divided by the measures and incumbents.
+    doi:10.1038/s41586-024-07566-y; Alemohammad et al. 2023, arXiv:2307.01850). Of each measure it is the
+    ratio to an incumbent, over the same items, by linearisation (Cochran 1977, section 6.4), with one item
+    more that did not change. An alarm sounds if the interval of one ratio lies below 1 - `collapse_fall`
+    while the accuracy of single draws is not above that incumbent's: a policy that grows sure because it
+    grows right also varies less. The level is divided by the measures and incumbents.
 
     Args:
         watched: records.WATCHED of each round of the line, in order, this one's last.
@@ -61,8 +61,7 @@ def collapse(watched: Mapping[str, pl.DataFrame], rule: MonitorRule, level: floa
         follows="reject",
         sentence=f"The {_MEASURES[measure]} on {rows.height} watched items is {ratio:.2f} times that of the "
         f"incumbent of {round_} (interval {max(0.0, low):.2f} to {high:.2f}), the accuracy of single draws "
-        f"{rises:+.2f}"
-        + (": the candidate says less and is no more often right." if sounds else "."),
+        f"{rises:+.2f}" + (": the candidate says less and is no more often right." if sounds else "."),
         value=ratio,
         low=max(0.0, low),
         high=high,
@@ -90,7 +89,9 @@ def _variety(draws: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def real_data(training: pl.DataFrame, samples: pl.DataFrame, round_: str, verified: bool, floor: float) -> Reading:
+def real_data(
+    training: pl.DataFrame, samples: pl.DataFrame, round_: str, verified: bool, floor: float
+) -> Reading:
     """Whether the candidate was trained on anything but the policy's own unverified words of this round.
 
     Replacing data by what the last policy wrote is what collapses; accumulating them, or keeping a share of

@@ -19,11 +19,12 @@ def wrong_consensus(
 ) -> Reading:
     """Whether the candidate's votes became wrong while its draws agree as much as before.
 
-    Learning from the majority drifts so: it improves, then collapses into consistent wrong answers (Shafayat
-    et al. 2025, arXiv:2505.21444). Over the same watched items an alarm sounds if the accuracy of the vote is below
-    an incumbent's by more than `consensus_fall`, beyond its interval (Bonett and Price), while the share of the
-    draws that agree is not surely lower. Where votes are the labels, an alarm also sounds if most tasks that
-    the candidate was trained on were surely given a wrong one. The level is divided by the comparisons.
+    Learning from the majority drifts so: it improves, then collapses into consistent wrong answers
+    (Shafayat et al. 2025, arXiv:2505.21444). Over the same watched items an alarm sounds if the accuracy of
+    the vote is below an incumbent's by more than `consensus_fall`, beyond its interval (Bonett and Price),
+    while the share of the draws that agree is not surely lower. Where votes are the labels, an alarm also
+    sounds if most tasks that the candidate was trained on were surely given a wrong one. The level is
+    divided by the comparisons.
 
     Args:
         watched: records.WATCHED of each round of the line, in order, this one's last.
@@ -45,8 +46,8 @@ def wrong_consensus(
                 monitor="wrong_consensus",
                 state="alarm" if interval.high < _MOSTLY else "quiet",
                 follows="reject",
-                sentence=f"Of {labelled.n} tasks whose labels were learnt, {labelled.right:g} have the right one "
-                f"({share:.2f}, interval {interval.low:.2f} to {interval.high:.2f}).",
+                sentence=f"Of {labelled.n} tasks whose labels were learnt, {labelled.right:g} have the right "
+                f"one ({share:.2f}, interval {interval.low:.2f} to {interval.high:.2f}).",
                 value=share,
                 low=interval.low,
                 high=interval.high,
@@ -56,25 +57,22 @@ def wrong_consensus(
             )
     results = []
     for round_, rows in pairs.items():
-        changes = {
-            name: (rows[name] - rows[f"{name}_before"]).to_numpy() for name in ("right", "agreement")
-        }
+        changes = {name: (rows[name] - rows[f"{name}_before"]).to_numpy() for name in ("right", "agreement")}
         fall = paired_difference_interval(changes["right"], confidence)
         agree = paired_difference_interval(changes["agreement"], confidence)
         results.append((agree.high < 0, fall.high, fall.low, changes, round_, rows))
     parted, high, low, changes, round_, rows = min(results, key=lambda result: (result[0], result[1]))
     sounds = high < -rule.consensus_fall and not parted
     change = float(changes["right"].mean())
+    means = {name: float(rows[name].to_numpy().mean()) for name in rows.columns[2:]}
     return Reading(
         monitor="wrong_consensus",
         state="alarm" if sounds else "quiet",
         follows="reject",
-        sentence=f"The vote on {rows.height} watched items is right in {rows['right'].to_numpy().mean():.2f} of "
-        f"them, that of the incumbent of {round_} in {rows['right_before'].to_numpy().mean():.2f} (difference "
-        f"{change:+.2f}, interval {low:+.2f} to {high:+.2f}); a share of "
-        f"{rows['agreement'].to_numpy().mean():.2f} of the draws agrees, "
-        f"{rows['agreement_before'].to_numpy().mean():.2f} before"
-        + (": a consensus on wrong answers." if sounds else "."),
+        sentence=f"The vote on {rows.height} watched items is right in {means['right']:.2f} of them, that of "
+        f"the incumbent of {round_} in {means['right_before']:.2f} (difference {change:+.2f}, interval "
+        f"{low:+.2f} to {high:+.2f}); a share of {means['agreement']:.2f} of the draws agrees, "
+        f"{means['agreement_before']:.2f} before" + (": a consensus on wrong answers." if sounds else "."),
         value=change,
         low=low,
         high=high,
@@ -91,9 +89,9 @@ def votes(draws: pl.DataFrame) -> pl.DataFrame:
     as wrong. Draws without an answer agree with nothing.
     """
     rows = []
-    for (item, fingerprint), group in draws.sort("draw").partition_by(
-        ["item_id", "fingerprint"], as_dict=True
-    ).items():
+    for (item, fingerprint), group in (
+        draws.sort("draw").partition_by(["item_id", "fingerprint"], as_dict=True).items()
+    ):
         counted = Counter(answer for answer in group["answer"] if answer is not None)
         first, second = (*counted.most_common(2), (None, 0), (None, 0))[:2]
         tied = first[1] == second[1]

@@ -36,21 +36,23 @@ def forgetting(
         if rows.height >= LEAST
     ]
     if not compared:
-        return unmeasured("forgetting", f"fewer than {LEAST} items of every guard skill were answered by both")
+        return unmeasured("forgetting", f"both answered fewer than {LEAST} items of every guard skill")
     confidence = 1 - 2 * level / len(compared)
     results = []
     for round_, skill, rows in compared:
         differences = (rows["score"] - rows["score_before"]).to_numpy()
         low, high = paired_difference_interval(differences, confidence)
         results.append((high, low, float(differences.mean()), round_, skill, rows))
-    high, low, change, round_, skill, rows = min(results, key=lambda result: (result[0], result[3], result[4]))
+    high, low, change, round_, skill, rows = min(
+        results, key=lambda result: (result[0], result[3], result[4])
+    )
     return Reading(
         monitor="forgetting",
         state="alarm" if high < -rule.guard_fall else "quiet",
         follows="reject",
         sentence=f"The guard skill {skill} is at {rows['score'].to_numpy().mean():.2f}, and was at "
-        f"{rows['score_before'].to_numpy().mean():.2f} with the incumbent of {round_} (difference {change:+.2f}, "
-        f"interval {low:+.2f} to {high:+.2f}).",
+        f"{rows['score_before'].to_numpy().mean():.2f} with the incumbent of {round_} (difference "
+        f"{change:+.2f}, interval {low:+.2f} to {high:+.2f}).",
         value=change,
         low=low,
         high=high,

@@ -43,9 +43,9 @@ def leakage(
         monitor="leakage",
         state="alarm" if sounds else "quiet",
         follows="stop",
-        sentence=f"The candidate scores {known.value:.2f} on the anchor suite and {new.value:.2f} on fresh items "
-        f"of the same skills (difference {known.value - new.value:+.2f}, interval {low:+.2f} to {high:+.2f})"
-        + (": anchor items may have leaked into its training." if sounds else "."),
+        sentence=f"The candidate scores {known.value:.2f} on the anchor suite and {new.value:.2f} on fresh "
+        f"items of the same skills (difference {known.value - new.value:+.2f}, interval {low:+.2f} to "
+        f"{high:+.2f})" + (": anchor items may have leaked into its training." if sounds else "."),
         value=known.value - new.value,
         low=low,
         high=high,
@@ -83,9 +83,9 @@ def memorisation(
         monitor="memorisation",
         state="alarm" if sounds else "quiet",
         follows="stop",
-        sentence=f"The candidate scores {after.value:+.2f} higher on {after.n} anchor items than on their twins, "
-        f"the first incumbent of the line {first.value:+.2f} (rise {after.value - first.value:+.2f}, interval "
-        f"{low:+.2f} to {high:+.2f})" + (": it may have memorised items." if sounds else "."),
+        sentence=f"The candidate scores {after.value:+.2f} higher on {after.n} anchor items than on their "
+        f"twins, the first incumbent of the line {first.value:+.2f} (rise {after.value - first.value:+.2f}, "
+        f"interval {low:+.2f} to {high:+.2f})" + (": it may have memorised items." if sounds else "."),
         value=after.value - first.value,
         low=low,
         high=high,

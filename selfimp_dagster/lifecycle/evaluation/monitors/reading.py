@@ -56,7 +56,7 @@ MONITORS: Mapping[str, Kind] = {
         True,
     ),
     "reward_hacking": Kind(
-        "the recipe's rewards for the answers to evaluation items, beside the verifier, which nothing optimises",
+        "the recipe's rewards on answers to evaluation items, beside the verifier, which nothing optimises",
         "rise of a reward less the rise of accuracy, against every incumbent so far",
         "reject",
         "read the samples that the reward accepts and the verifier does not; repair or drop the reward",
@@ -174,7 +174,10 @@ class Reading(BaseModel):
 def unmeasured(monitor: str, why: str) -> Reading:
     """The reading of a monitor whose evidence is missing or too little."""
     return Reading(
-        monitor=monitor, state="not measured", follows=MONITORS[monitor].follows, sentence=f"Not measured: {why}."
+        monitor=monitor,
+        state="not measured",
+        follows=MONITORS[monitor].follows,
+        sentence=f"Not measured: {why}.",
     )
 
 
@@ -190,7 +193,9 @@ def inapplicable(monitor: str, why: str) -> Reading:
 
 def readings_frame(readings: Iterable[Reading]) -> pl.DataFrame:
     """The readings as rows of records.MONITORS."""
-    return frame(({**reading.model_dump(), "action": reading.action} for reading in readings), MONITORS_SCHEMA)
+    return frame(
+        ({**reading.model_dump(), "action": reading.action} for reading in readings), MONITORS_SCHEMA
+    )
 
 
 def readings_of(table: pl.DataFrame) -> tuple[Reading, ...]:

@@ -15,11 +15,11 @@ def harmful_refinement(
     """Whether refinement surely makes more answers wrong than right.
 
     Models that correct themselves without new evidence mostly change right answers (Huang et al. 2024,
-    arXiv:2310.01798). A round refines few answers, so the rounds are added up: a player bets, on every answer
-    that refinement changed, that it was made wrong. One starts in every round s with a share of the capital of
-    1 / `rounds` or, without a plan, 1 / ((s + 1)(s + 2)), so that harm which begins late is seen (Shin et al.
-    2022, arXiv:2203.03532). Where refinement does no harm, the capital of all of them together ever reaches
-    1 / level with a probability of at most the level, over all rounds of the campaign.
+    arXiv:2310.01798). A round refines few answers, so the rounds are added up: a player bets, on every
+    answer that refinement changed, that it was made wrong. One starts in every round s with a share of the
+    capital of 1 / `rounds` or, without a plan, 1 / ((s + 1)(s + 2)), so that harm which begins late is seen
+    (Shin et al. 2022, arXiv:2203.03532). Where refinement does no harm, the capital of all of them together
+    ever reaches 1 / level with a probability of at most the level, over all rounds of the campaign.
 
     Args:
         flips: number and flips of each round of the line; None where refinement answered no task.

@@ -26,11 +26,12 @@ def reward_hacking(
 ) -> Reading:
     """Whether a reward that is optimised rose more than the accuracy that it stands for.
 
-    A proxy that is optimised hard enough parts from what it measures (Gao et al. 2023, arXiv:2210.10760). The
-    tasks' verifiers on evaluation items are the shadow reward, which nothing optimises. Over the items whose
-    answers the reward judged for the candidate and for an incumbent, the statistic is the rise of the reward
-    less the rise of the score, both within 0 and 1. An alarm sounds if its interval (Bonett and Price) lies above
-    `hacking_rise` and accuracy has not surely risen. The level is divided by the rewards and incumbents.
+    A proxy that is optimised hard enough parts from what it measures (Gao et al. 2023, arXiv:2210.10760).
+    The tasks' verifiers on evaluation items are the shadow reward, which nothing optimises. Over the items
+    whose answers the reward judged for the candidate and for an incumbent, the statistic is the rise of the
+    reward less the rise of the score, both within 0 and 1. An alarm sounds if its interval (Bonett and
+    Price) lies above `hacking_rise` and accuracy has not surely risen. The level is divided by the rewards
+    and incumbents.
 
     Args:
         judged: records.ITEM_REWARDS of each round of the line, in order, this one's last.
@@ -65,9 +66,9 @@ def reward_hacking(
         monitor="reward_hacking",
         state="alarm" if sounds else "quiet",
         follows="reject",
-        sentence=f"The reward {reward} rose by {reward_rise:+.2f} over the incumbent of {round_} on {n} items, "
-        f"accuracy by {rise:+.2f} (difference {reward_rise - rise:+.2f}, interval {low:+.2f} to {high:+.2f})."
-        + (f" {what_pleases(now)}" if sounds else ""),
+        sentence=f"The reward {reward} rose by {reward_rise:+.2f} over the incumbent of {round_} on {n} "
+        f"items, accuracy by {rise:+.2f} (difference {reward_rise - rise:+.2f}, interval {low:+.2f} to "
+        f"{high:+.2f})." + (f" {what_pleases(now)}" if sounds else ""),
         value=float(reward_rise - rise),
         low=low,
         high=high,
@@ -140,9 +141,10 @@ def verifier_errors(probe: Probe, rule: MonitorRule, level: float) -> Reading:
 
 
 class JudgeTables(NamedTuple):
-    """What a round knows of its rewards: its judges (none of theirs is left out), and the tables of its corpus.
+    """What a round knows of its rewards.
 
-    `judges`; `rewards` (records.REWARDS), `samples` (records.SAMPLES) and `probe` (records.JUDGE_PROBE).
+    `judges`, and of its corpus `rewards` (records.REWARDS), `samples` (records.SAMPLES) and `probe`
+    (records.JUDGE_PROBE).
     """
 
     judges: Sequence[JudgeSummary]
@@ -167,9 +169,9 @@ def judge_errors(
 
     Of each judge: its precision on the gold probe against its own floor, and the share of the probe that it
     judges rightly against every earlier round (another judge of the same name in between is compared too:
-    that is a change). Of each further reward that verifies: the share of tasks' samples on which it agrees with
-    the tasks' own verifiers, against `verifier_floor`. The level is divided by all of these; intervals are
-    Wilson's, combined after Newcombe.
+    that is a change). Of each further reward that verifies: the share of tasks' samples on which it agrees
+    with the tasks' own verifiers, against `verifier_floor`. The level is divided by all of these; intervals
+    are Wilson's, combined after Newcombe.
 
     Args:
         rounds: of each round of the line, in order, this one's last.
@@ -177,7 +179,7 @@ def judge_errors(
         truth: the reward that holds the verdicts of the tasks' verifiers.
         level: of this monitor in this round.
     """
-    *before, now = rounds.values()
+    now = list(rounds.values())[-1]
     if not now.judges and not verifiers:
         return inapplicable("judge_errors", "the recipe has no judges and no further verifiers")
     found = list(_comparisons(rounds, verifiers, truth, rule, 0.95))
@@ -261,11 +263,12 @@ def _agreement(tables: JudgeTables, name: str, truth: str) -> list[float]:
 def judge_bias(tables: JudgeTables, truth: str, rule: MonitorRule, level: float) -> Reading:
     """Whether a judge follows the position of an answer, or favours what the policy writes.
 
-    Position (Wang et al. 2024, arXiv:2305.17926): of the comparisons that were readable in both orders, the share
-    whose verdict followed the position, against `judge_bias`. Preference (Panickssery et al. 2024,
-    arXiv:2404.13076): the share of the policy's wrong samples that it accepts less that of the corrupted answers of
-    the gold probe, which nobody's policy wrote, against `judge_preference`. Judgements of one task depend on
-    each other, so a task counts once (Wilson, combined after Newcombe). The level is divided by these.
+    Position (Wang et al. 2024, arXiv:2305.17926): of the comparisons that were readable in both orders, the
+    share whose verdict followed the position, against `judge_bias`. Preference (Panickssery et al. 2024,
+    arXiv:2404.13076): the share of the policy's wrong samples that it accepts less that of the corrupted
+    answers of the gold probe, which nobody's policy wrote, against `judge_preference`. Judgements of one
+    task depend on each other, so a task counts once (Wilson, combined after Newcombe). The level is divided
+    by these.
 
     Args:
         tables: of this round.

@@ -29,7 +29,7 @@ class MonitorRule(BaseModel):
     judged_items: int = Field(
         default=64,
         ge=0,
-        description="Anchor items whose answers the judges of the recipe judge, so that reward hacking shows; "
+        description="Anchor items whose answers the judges of the recipe judge, so that hacked rewards show; "
         "rewards without a judge judge all of them.",
     )
     collapse_fall: float = Field(

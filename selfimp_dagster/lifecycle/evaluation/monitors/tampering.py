@@ -32,9 +32,9 @@ REJUDGED = 64
 class Evaluator(BaseModel):
     """What evaluates a round, so that the next one can tell whether it is still the same.
 
-    `code`: hash of the source files that give scores and verdicts. `plan`: hash of what the campaign says of
-    items; `items`: of the fixed items by suite, with the expected answers. `canaries`: ids of the items for which
-    nonsense was accepted.
+    `code`: hash of the source files that give scores and verdicts. `plan`: hash of what the campaign says
+    of items; `items`: of the fixed items by suite, with the expected answers. `canaries`: ids of the items
+    for which nonsense was accepted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,7 +101,7 @@ def rejudged(
     earlier: Sequence[pl.DataFrame],
     judge: Callable[[Task, str], Judgement] = verify,
 ) -> Rejudged:
-    """The verdicts on some samples of the corpus, and on all answers taken over from earlier rounds, given again.
+    """Verdicts given again: on some samples of the corpus, and on all answers taken over from earlier rounds.
 
     Verdicts that came of an error of the verifier, such as its time limit, now or then, are left out.
 
@@ -143,8 +143,8 @@ def tampering(now: Evaluator, before: Evaluator | None, again: Rejudged) -> Read
 
     An alarm sounds if the code that scores changed; if the fixed items changed and nobody changed what the
     campaign says of them; if nonsense is accepted as an answer where it was not before; if a stored verdict
-    is not given again. A round is compared with the one before it, so what a person approved once is not asked
-    again, and a first round is the one that all later ones go back to.
+    is not given again. A round is compared with the one before it, so what a person approved once is not
+    asked again, and a first round is the one that all later ones go back to.
 
     Args:
         now: the evaluator of this round.
