@@ -113,6 +113,11 @@ def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:
     return EvalReport.model_validate(report)
 
 
+def is_quarantined(store: ArtifactStore, key: RoundKey) -> bool:
+    """Whether nothing of what a round made may be trained on, because its evaluator was tampered with."""
+    return store.has(key, ASSET) and bool(store.manifest(key, ASSET).facts.get("quarantined"))
+
+
 def read_dimensions(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
     """The dimensions of a round (records.DIMENSIONS), those that hang on its cost included.
 
