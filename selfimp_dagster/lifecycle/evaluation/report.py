@@ -173,7 +173,8 @@ def read_monitors(store: ArtifactStore, key: RoundKey) -> tuple[Reading, ...]:
     readings = readings_of(artifact.table("monitors", MONITORS))
     start = store.open(key, "incumbent_policy").json("policy")
     limits = start["campaign"]["continuation"].get("budget", {})
-    line = [read_report(store, RoundKey.parse(r)).summary for r in (*start["ancestors"], str(key))]
+    rounds = (*start["ancestors"], str(key)) if any(limits.values()) else ()
+    line = [read_report(store, RoundKey.parse(round_)).summary for round_ in rounds]
     spent = budget(
         sum(summary.tokens for summary in line),
         sum(summary.seconds for summary in line),

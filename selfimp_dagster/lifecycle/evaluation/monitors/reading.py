@@ -191,6 +191,16 @@ def inapplicable(monitor: str, why: str) -> Reading:
     )
 
 
+def alarms_told(readings: Iterable[Reading]) -> str:
+    """The alarms that sound, a paragraph each: what was measured, what follows, what a person can do."""
+    found = [
+        f"{reading.monitor} ({reading.follows}): {reading.sentence} What to do: {reading.action}."
+        for reading in readings
+        if reading.is_alarm
+    ]
+    return "\n\n".join(found) or "No alarm sounds."
+
+
 def readings_frame(readings: Iterable[Reading]) -> pl.DataFrame:
     """The readings as rows of records.MONITORS."""
     return frame(
