@@ -175,7 +175,7 @@ def test_a_round_whose_verifier_was_tampered_with_is_quarantined(
         start_round(finished.bench, RoundKey("tiny", 2))
     for name, value in {**finished.environment, "COLUMNS": "250"}.items():
         monkeypatch.setenv(name, value)
-    shown = CliRunner().invoke(app, ["status", "tiny"]).output
+    shown = " ".join(CliRunner().invoke(app, ["status", "tiny"]).output.split())  # cells are wrapped
     assert "Monitors of tiny/0001" in shown
     assert "What follows: quarantine. What to do: find out who changed what" in shown
     asked = ["approve", "tiny/0001", "--who", "Ann", "--reason", "it was a test"]
