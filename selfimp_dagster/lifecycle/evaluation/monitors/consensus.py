@@ -47,7 +47,8 @@ def wrong_consensus(
                 state="alarm" if interval.high < _MOSTLY else "quiet",
                 follows="reject",
                 sentence=f"Of {labelled.n} tasks of the round that the candidate learnt from, demonstrations "
-                f"included, {labelled.right:g} had a right answer ({share:.2f}, interval {interval.low:.2f} to {interval.high:.2f}).",
+                f"included, {labelled.right:g} had a right answer ({share:.2f}, interval "
+                f"{interval.low:.2f} to {interval.high:.2f}).",
                 value=share,
                 low=interval.low,
                 high=interval.high,
