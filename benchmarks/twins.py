@@ -9,7 +9,8 @@ twins to be read by a person.
 The alarm is simulated as in benchmarks.gate: a policy answers an item right if its ability less the item's
 difficulty plus its own quirk on that item is positive. Its quirk on a twin correlates with that on the item.
 Of the memorised items it answers the item right, whatever its quirk, and the twin as if it had never seen it.
-Beside it stands the leakage alarm on 200 anchor and 100 fresh items; both at 0.05 over the rounds.
+Beside it stands the leakage alarm on 200 anchor and 100 fresh items; both at what a monitor may spend in a
+campaign by default.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
     independent_difference_interval,
@@ -43,7 +45,7 @@ FAMILIES = {
     "gcd": ReasoningGymSource(family="gcd"),
 }
 FAMILY_ITEMS = 500
-ALPHA, ANCHOR, FRESH = 0.05, 200, 100
+ALPHA, ANCHOR, FRESH = MonitorRule().level_of_monitor(), 200, 100
 CAMPAIGNS = 2000
 
 Scores = npt.NDArray[np.float64]

@@ -30,6 +30,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     selection,
 )
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
+from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
 from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
@@ -215,7 +216,7 @@ class EvaluationPlan(_Strict):
         default=24, ge=0, description="Anchor items that are asked in other wordings."
     )
     twins: int = Field(
-        default=24,
+        default=48,
         ge=0,
         description="Anchor items, others each round, that are also asked as twins, with other numbers, "
         "names, order or words: memorised items stand out.",
@@ -277,6 +278,7 @@ class Campaign(_Strict):
     recipe: Recipe
     evaluation: EvaluationPlan = EvaluationPlan()
     promotion: PromotionRule = PromotionRule()
+    monitors: MonitorRule = MonitorRule()
     continuation: Continuation
     steering: Steering | None = Field(
         default=Steering(), description="What evaluation tells the stages of the next round; null: nothing."

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from selfimp_dagster.lifecycle.evaluation.dimensions import ARMS, MEASURES
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lineage.inventory import Gap
 from selfimp_dagster.lineage.round_tree import lines
@@ -86,6 +87,18 @@ def print_dimensions(rows: pl.DataFrame, title: str) -> None:
         by_arm = {row["arm"]: _measured(row) for row in arms.iter_rows(named=True)}
         dimension, unit = MEASURES[str(measure)]
         shown.add_row(dimension, measure, *(by_arm.get(arm, "") for arm in ARMS), unit)
+    console.print(shown)
+
+
+def print_monitors(readings: Iterable[Reading], title: str) -> None:
+    """What every monitor says of a round, and for an alarm what follows and what to do."""
+    shown = _table("monitor", "state", "what it says", title=title)
+    for reading in readings:
+        color = {"alarm": "red", "quiet": "green"}.get(reading.state, "yellow")
+        told = reading.sentence
+        if reading.is_alarm:
+            told += f" What follows: {reading.follows}. What to do: {reading.action}."
+        shown.add_row(reading.monitor, f"[{color}]{reading.state}", escape(told))
     console.print(shown)
 
 

@@ -23,9 +23,9 @@ from rich.text import Text
 
 
 class Bar(Protocol):
-    """One long stage under way."""
+    """One long stage under way. `tokens` are those read and generated since: they are shown nowhere."""
 
-    def advance(self, amount: float = 1) -> None: ...
+    def advance(self, amount: float = 1, *, tokens: int = 0) -> None: ...
 
 
 class Progress(Protocol):
@@ -61,7 +61,7 @@ class _LogBar:
         self._done = 0.0
         self._started = self._last = time.monotonic()
 
-    def advance(self, amount: float = 1) -> None:
+    def advance(self, amount: float = 1, *, tokens: int = 0) -> None:
         self._done += amount
         now = time.monotonic()
         if now - self._last >= self._every and self._done < self._total:
@@ -101,8 +101,8 @@ class _Alive:
     def __init__(self, outer: Bar) -> None:
         self._outer = outer
 
-    def advance(self, amount: float = 1) -> None:
-        self._outer.advance(0)
+    def advance(self, amount: float = 1, *, tokens: int = 0) -> None:
+        self._outer.advance(0, tokens=tokens)
 
 
 class Inside:
@@ -128,7 +128,7 @@ class _RichBar:
     def __init__(self, bars: RichBars, task: int) -> None:
         self._bars, self._task = bars, task
 
-    def advance(self, amount: float = 1) -> None:
+    def advance(self, amount: float = 1, *, tokens: int = 0) -> None:
         self._bars.advance(self._task, amount)  # type: ignore[arg-type]
 
 

@@ -241,6 +241,56 @@ DIMENSIONS = pl.Schema(
     }
 )
 
+WATCHED = pl.Schema(
+    {
+        "item_id": pl.String(),  # an anchor item, the same in every round of its anchor set
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "draw": pl.Int64(),  # counted from 0; each has a seed of its own
+        "response": pl.String(),
+        "answer": pl.String(),  # in the form in which equal answers are equal; null where there is none
+        "score": pl.Float64(),
+        "mean_logprob": pl.Float64(),  # nats per token, untempered policy
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+        "reused": pl.Boolean(),  # drawn in an earlier round by the same weights under the same harness
+    }
+)
+
+REWARDED = pl.Schema(
+    {
+        "task_id": pl.String(),  # a train task, the same in every round
+        "skill": pl.String(),
+        "arm": pl.String(),  # incumbent or candidate
+        "policy_hash": pl.String(),
+        "reward": pl.String(),  # a reward of the recipe
+        "value": pl.Float64(),  # null where it says nothing of the answer
+        "counted": pl.Float64(),  # within 0 and 1: whether a judge accepts it, or the value held there
+        "score": pl.Float64(),  # of the task's verifier
+        "response": pl.String(),
+        "completion_tokens": pl.Int64(),
+        "fingerprint": pl.String(),
+    }
+)
+
+MONITORS = pl.Schema(
+    {
+        "monitor": pl.String(),
+        "state": pl.String(),  # quiet, alarm, not measured or not applicable
+        "follows": pl.String(),  # what an alarm of it does: warn, reject, stop or quarantine
+        "sentence": pl.String(),
+        "value": pl.Float64(),  # of the statistic; null where it was not measured
+        "low": pl.Float64(),  # its interval at the level of the monitor in the round
+        "high": pl.Float64(),
+        "threshold": pl.Float64(),  # an alarm: the whole interval lies beyond
+        "level": pl.Float64(),  # chance of a false alarm in this round at most; null: chance plays no part
+        "n": pl.Int64(),  # what the value is over
+        "action": pl.String(),  # what a person can do
+    }
+)
+
 
 def content_id(*parts: Any) -> str:
     """16 hex digits of the SHA-256 of the parts' canonical JSON."""

@@ -7,7 +7,8 @@ from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.refined_outputs import refined_outputs
 from selfimp_dagster.lifecycle.evaluation.environments import sample_episode, summarised
 from selfimp_dagster.lifecycle.evaluation.items import LEFT_OUT
-from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_report
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import alarms_told, readings_frame
+from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_monitors, read_report
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
 from selfimp_dagster.lifecycle.ledger import read_line
 from selfimp_dagster.lifecycle.policy import read_policy
@@ -44,6 +45,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         artifact = evaluate_round(workbench.open(context), key)
         report = read_report(workbench.artifacts, key)
         policy, _ = read_policy(workbench.artifacts, key)
+        monitors = read_monitors(workbench.artifacts, key)
         measured = dimensions_of(workbench.artifacts, policy.line)
         line = read_line(workbench.artifacts, key).to_dicts()
     verdict = report.verdict
@@ -55,6 +57,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
         {
             "verdict": verdict.sentence,
             "decision": line[-1]["decision"],
+            "alarms": alarms_told(monitors),
             "promoted": verdict.promoted,
             "status": line[-1]["status"],
             **accuracies,
@@ -67,6 +70,7 @@ def eval_report(context: dg.AssetExecutionContext, workbench: WorkbenchResource)
             "cost_over_line": picture(cost_over_rounds(line), "cost of the line up to here"),
             "suites": table(pl.DataFrame(rows), limit=20),
             "skills": table(pl.DataFrame([skill.model_dump() for skill in report.skills]), limit=50),
+            "monitors": table(readings_frame(monitors), limit=len(monitors)),
             "twins": table(_twins(artifact.table("twins", TWINS)), limit=50),
             "left_out": table(pl.DataFrame(artifact.facts["left_out"], schema=LEFT_OUT), limit=50),
             "dimensions": table(measured.filter(pl.col("round") == str(key)).drop("round"), limit=100),

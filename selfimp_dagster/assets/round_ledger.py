@@ -104,6 +104,7 @@ def _scores(ledger: pl.DataFrame, changed: list[str]) -> list[pl.Expr | pl.Serie
             for suite in suites
         ),
         pl.col("weights_round").fill_null("base model").alias("started from"),
+        pl.col("alarms"),
         pl.col("p_value"),
         pl.col("tokens"),
         pl.col("seconds").round(1),

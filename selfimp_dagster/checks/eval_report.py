@@ -2,7 +2,8 @@ import dagster as dg
 
 from selfimp_dagster.assets.eval_report import eval_report
 from selfimp_dagster.lifecycle.evaluation.dimensions import falls
-from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import alarms_told
+from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_monitors, read_report
 from selfimp_dagster.lifecycle.evaluation.scores import pair_arms
 from selfimp_dagster.lifecycle.oversight import read_outcome
 from selfimp_dagster.partitions import rounds
@@ -61,10 +62,13 @@ def guard_skills_hold(
 
 @dg.asset_check(asset=eval_report, partitions_def=rounds)
 def no_alarm(context: dg.AssetCheckExecutionContext, workbench: WorkbenchResource) -> dg.AssetCheckResult:
-    """No hard alarm sounds, such as leaked anchor items."""
-    alarms = read_report(workbench.artifacts, RoundKey.parse(context.partition_key)).verdict.alarms
+    """No monitor sounds an alarm; which did not measure anything is told."""
+    readings = read_monitors(workbench.artifacts, RoundKey.parse(context.partition_key))
     return dg.AssetCheckResult(
-        passed=not alarms, severity=dg.AssetCheckSeverity.WARN, description=" ".join(alarms) or None
+        passed=not any(reading.is_alarm for reading in readings),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=alarms_told(readings),
+        metadata={reading.monitor: reading.state for reading in readings},
     )
 
 

@@ -17,9 +17,10 @@ from selfimp_dagster.console import (
     print_directives,
     print_gaps,
     print_ledger,
+    print_monitors,
 )
 from selfimp_dagster.errors import SelfimpError
-from selfimp_dagster.lifecycle.evaluation.report import dimensions_of
+from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_monitors
 from selfimp_dagster.lifecycle.ledger import read_fates, read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import open_questions
@@ -113,7 +114,7 @@ def status(
 ) -> None:
     """Show every finished round: accuracies with intervals, verdict, decision, cost; and what comes next.
 
-    Of each campaign's newest round the four dimensions are shown, with 95 % intervals.
+    Of each campaign's newest round the four dimensions are shown, with 95 % intervals, and the monitors.
     """
     where = settings()
     store = ArtifactStore(where.store)
@@ -132,6 +133,9 @@ def status(
             newest = dimensions_of(store, [RoundKey.parse(key) for key in finished[-1:]])
             if not newest.is_empty():
                 print_dimensions(newest, title=f"Dimensions of {finished[-1]} (95 % interval)")
+            readings = [r for key in finished[-1:] for r in read_monitors(store, RoundKey.parse(key))]
+            if readings:
+                print_monitors(readings, title=f"Monitors of {finished[-1]}")
             following = next_round(store, where.campaigns, name)
             waiting = open_questions(store, name)
         except SelfimpError as error:

@@ -1,7 +1,7 @@
 """The judges of a stage: opened when they are first asked, and never asked the same thing twice."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,21 +91,22 @@ class DurableJudge:
         wanted = dict(zip(ids, questions, strict=True))
         missing = [Request(id_, q.messages, q.seed) for id_, q in wanted.items() if id_ not in known]
         with self._progress.stage(label, total=len(wanted), unit="judgements") as bar:
-            bar.advance(len(wanted) - len(missing))
+            present = [known[id_] for id_ in wanted if id_ in known]
+            bar.advance(len(present), tokens=_tokens(present))
             waiting: list[_Answer] = []
             written = time.monotonic()
             try:
                 for batch in asked(missing, lambda count: bar.advance(0)):
                     known |= {answer.request_id: answer for answer in batch}
                     waiting += [answer for answer in batch if not answer.failure]
-                    bar.advance(len(batch))
+                    bar.advance(len(batch), tokens=_tokens(batch))
                     if len(waiting) >= _WRITE_AFTER or time.monotonic() - written >= _WRITE_EVERY:
                         self._write(waiting)
                         waiting, written = [], time.monotonic()
             finally:
                 self._write(waiting)
         found = {id_: known[id_] for id_ in wanted}
-        self.tokens += sum(answer.prompt_tokens + answer.completion_tokens for answer in found.values())
+        self.tokens += _tokens(found.values())
         return [found[id_] for id_ in ids]
 
     def _read(self, kind: type[_Answer]) -> dict[str, _Answer]:
@@ -124,6 +125,11 @@ class DurableJudge:
             rows = ({**dict.fromkeys(_KEPT), **vars(answer)} for answer in answers)
             kept = frame(({name: row[name] for name in _KEPT} for row in rows), _KEPT)
             write_parquet(self._folder / f"{answers[0].request_id}.parquet", kept)
+
+
+def _tokens(answers: Iterable[Reply | Choice]) -> int:
+    """Tokens read and generated for the answers."""
+    return sum(answer.prompt_tokens + answer.completion_tokens for answer in answers)
 
 
 class Judges:

@@ -46,6 +46,7 @@ LEDGER = pl.Schema(
         "p_value": pl.Float64(),
         "alpha": pl.Float64(),
         "verdict": pl.String(),
+        "alarms": pl.String(),  # the monitors whose alarm sounds, with commas; empty: none
         "decision": pl.String(),
         "directives": pl.String(),  # JSON of the directives that the round was started with
         "tokens": pl.Int64(),
@@ -196,6 +197,7 @@ def _row(store: ArtifactStore, key: RoundKey, finished: Callable[[str], Finished
         "p_value": report.verdict.p_value,
         "alpha": report.verdict.alpha,
         "verdict": " ".join(report.verdict.reasons),
+        "alarms": ", ".join(report.verdict.raised),
         "decision": _decision(policy, finished),
         "directives": "[" + ",".join(d.model_dump_json() for d in policy.directives) + "]",
         "tokens": report.summary.tokens,

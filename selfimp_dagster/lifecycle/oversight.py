@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from selfimp_dagster.campaign import Approval, Matter
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
+from selfimp_dagster.lifecycle.spending import BudgetSwitch
 from selfimp_dagster.progress import Bar, Progress
 from selfimp_dagster.records import canonical_json, content_hash, frame
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN, RoundKey
@@ -439,25 +440,27 @@ class KillSwitch:
 
 
 class _OverseenBar:
-    def __init__(self, bar: Bar, switch: KillSwitch) -> None:
-        self._bar, self._switch = bar, switch
+    def __init__(self, bar: Bar, switch: KillSwitch, budget: BudgetSwitch | None) -> None:
+        self._bar, self._switch, self._budget = bar, switch, budget
 
-    def advance(self, amount: float = 1) -> None:
+    def advance(self, amount: float = 1, *, tokens: int = 0) -> None:
         if amount:  # a mere sign of life would only blur the rate that is shown
             self._bar.advance(amount)
         self._switch.look()
+        if self._budget is not None:
+            self._budget.look(tokens)
 
 
 class OverseenProgress:
-    """Shows progress as another one does, and ends the stage when somebody kills the campaign."""
+    """Shows progress as another one does, and ends the stage on a kill or when the budget is spent."""
 
-    def __init__(self, shown: Progress, switch: KillSwitch) -> None:
-        self._shown, self._switch = shown, switch
+    def __init__(self, shown: Progress, switch: KillSwitch, budget: BudgetSwitch | None = None) -> None:
+        self._shown, self._switch, self._budget = shown, switch, budget
 
     @contextmanager
     def stage(self, label: str, total: float, unit: str) -> Iterator[Bar]:
         with self._shown.stage(label, total, unit) as bar:
-            yield _OverseenBar(bar, self._switch)
+            yield _OverseenBar(bar, self._switch, self._budget)
 
 
 def log_path(store: ArtifactStore, campaign: str) -> Path:

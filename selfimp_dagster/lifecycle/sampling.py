@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -55,17 +56,17 @@ class DurableSampler:
         present = self._read()
         missing = [id_ for id_ in wanted if id_ not in present]
         with self._progress.stage(label, total=len(wanted), unit="samples") as bar:
-            bar.advance(len(wanted) - len(missing))
+            found = [present[id_] for id_ in wanted if id_ in present]
+            bar.advance(len(found), tokens=_tokens(found))
             asked = [Request(id_, wanted[id_].messages, wanted[id_].seed) for id_ in missing]
             # Zero samples, but a sign of life at each token: a kill need not wait for the whole batch.
             for batch in self._engine.generate(asked, sampling, on_tokens=lambda _: bar.advance(0)):
                 rows = [self._row(c, wanted[c.request_id], sampling, generation) for c in batch]
                 self._write(rows)
                 present |= _by_id(rows)
-                bar.advance(len(rows))
-        samples = frame((present[id_] for id_ in wanted), SAMPLES)
-        self.tokens += int(samples.select(pl.sum("prompt_tokens") + pl.sum("completion_tokens")).item())
-        return samples
+                bar.advance(len(rows), tokens=_tokens(rows))
+        self.tokens += _tokens(present[id_] for id_ in wanted)
+        return frame((present[id_] for id_ in wanted), SAMPLES)
 
     @contextmanager
     def one_bar(self, label: str, total: float, unit: str) -> Iterator[Bar]:
@@ -110,6 +111,11 @@ class DurableSampler:
 
     def _write(self, rows: list[dict[str, object]]) -> None:
         write_parquet(self._folder / f"{rows[0]['sample_id']}.parquet", frame(rows, SAMPLES))
+
+
+def _tokens(rows: Iterable[dict[str, Any]]) -> int:
+    """Tokens read and generated for the samples."""
+    return sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
 
 
 def _by_id(rows: Iterable[dict[str, object]]) -> dict[str, dict[str, object]]:

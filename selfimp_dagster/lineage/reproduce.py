@@ -33,6 +33,7 @@ _MEASURED = {
     "checkpoint": _MODEL,
     "refined_outputs": _JUDGED,
 }
+_REWARDED = ("incumbent_policy", "generated_corpus", "checkpoint")
 _READ: dict[str, dict[str, tuple[str, ...]]] = {
     "incumbent_policy": {},
     "generated_corpus": {"incumbent_policy": _POLICY},
@@ -52,6 +53,8 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "eval_report": {"incumbent_policy": _POLICY, "checkpoint": _MODEL},
     "eval_report/dimensions.parquet": _MEASURED,
+    "eval_report/rewarded.parquet": {name: _MEASURED[name] for name in _REWARDED},
+    "eval_report/monitors.parquet": _MEASURED,
     "eval_report/report.json": _MEASURED,
 }
 """The files of its round that each artifact is made from, and a file of one where that takes others: a

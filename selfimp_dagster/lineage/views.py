@@ -25,7 +25,9 @@ from selfimp_dagster.records import (
     EPISODES,
     EVALUATIONS,
     JUDGE_PROBE,
+    MONITORS,
     REFINEMENTS,
+    REWARDED,
     REWARDS,
     REWORDINGS,
     SAMPLES,
@@ -35,6 +37,7 @@ from selfimp_dagster.records import (
     TRAINING_CURVE,
     TRAINING_METRICS,
     TWINS,
+    WATCHED,
 )
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore, write_error
@@ -62,6 +65,9 @@ _VIEWS = {
     ("eval_report", "twins"): ("twins", TWINS),
     ("eval_report", "episodes"): ("episodes", EPISODES),
     ("eval_report", "dimensions"): ("dimensions", DIMENSIONS),
+    ("eval_report", "watched"): ("watched", WATCHED),
+    ("eval_report", "rewarded"): ("rewarded", REWARDED),
+    ("eval_report", "monitors"): ("monitors", MONITORS),
 }
 
 ROUNDS = pl.Schema(

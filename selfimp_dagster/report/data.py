@@ -19,11 +19,13 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import Decision
 from selfimp_dagster.lifecycle.evaluation.dimensions import falls
 from selfimp_dagster.lifecycle.evaluation.environments import sample_episode, summarised
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading
 from selfimp_dagster.lifecycle.evaluation.report import (
     EvalReport,
     Score,
     SkillScore,
     read_dimensions,
+    read_monitors,
     read_report,
 )
 from selfimp_dagster.lifecycle.evaluation.scores import item_weights, pair_arms, paired_counts
@@ -383,6 +385,7 @@ class RoundReport:
     evaluation: Part[EvaluationFacts]
     episodes: Part[EpisodeFacts]
     dimensions: Part[DimensionFacts]
+    monitors: Part[tuple[Reading, ...]]
     artifacts: tuple[ArtifactFacts | Missing, ...]
     not_made: tuple[str, ...]  # stages that the round has not reached
 
@@ -612,6 +615,7 @@ class _Round:
             evaluation=self._part("eval_report", self._evaluation),
             episodes=self._part("eval_report", self._episodes),
             dimensions=self._part("eval_report", self._dimensions),
+            monitors=self._part("eval_report", lambda: read_monitors(self._tables.store, self._key)),
             artifacts=tuple(self._artifact(asset) for asset in STAGES if made[asset]),
             not_made=tuple(asset for asset in STAGES if not made[asset]),
         )

@@ -47,5 +47,5 @@ MEASURES = {
     "truncation_rate": "Share of answers cut off at the token limit.",
     "environment_error_rate": "Share of episodes that the environment itself failed in.",
     "contamination_rate": "Share of samples that quoted an evaluation item, and were dropped.",
-    "alarms": "Hard alarms of the verdict.",
+    "alarms": "Monitors whose alarm sounds.",
 }

@@ -7,6 +7,7 @@ from pydantic import Field, PrivateAttr
 
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.oversight import KillSwitch, OverseenProgress, admit
+from selfimp_dagster.lifecycle.spending import BudgetSwitch
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.loading import DtypeName
 from selfimp_dagster.progress import LogProgress, shown_or
@@ -71,5 +72,9 @@ class WorkbenchResource(dg.ConfigurableResource):
             engines=self.engines.pool,
             models=Path(self.models),
             campaigns=self.campaigns_folder,
-            progress=OverseenProgress(shown, KillSwitch(self.artifacts, key.campaign)),
+            progress=OverseenProgress(
+                shown,
+                KillSwitch(self.artifacts, key.campaign),
+                BudgetSwitch(self.artifacts, self.campaigns_folder, key, context.asset_key.to_user_string()),
+            ),
         )

@@ -13,8 +13,16 @@ from selfimp_dagster import console
 from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
-from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_dimensions, read_report
-from selfimp_dagster.lifecycle.selection.stage import SUBSET
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import MONITORS
+from selfimp_dagster.lifecycle.evaluation.report import (
+    dimensions_of,
+    read_dimensions,
+    read_monitors,
+    read_report,
+)
+from selfimp_dagster.lifecycle.ledger import read_ledger
+from selfimp_dagster.lifecycle.policy import start_round
+from selfimp_dagster.lifecycle.selection.stage import SUBSET, selected_rows
 from selfimp_dagster.lineage.views import connect
 from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, SAMPLES
 from selfimp_dagster.round_key import RoundKey
@@ -135,7 +143,7 @@ def test_a_report_from_before_dimensions_is_readable_and_says_what_to_do(
     assert not read_dimensions(finished.store, _SECOND).is_empty()
 
 
-def test_a_verifier_that_was_tampered_with_is_a_hard_alarm(
+def test_a_round_whose_verifier_was_tampered_with_is_quarantined(
     finished: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -146,11 +154,33 @@ def test_a_verifier_that_was_tampered_with_is_a_hard_alarm(
         results = check_results(instance, "eval_report", str(_SECOND))
     verdict = read_report(finished.store, _SECOND).verdict
     assert not verdict.promoted
-    assert verdict.alarms[0].startswith("the verifier accepted 64 of 64 right answers and 64 of 64 corrupted")
+    assert verdict.raised == ("verifier_errors", "tampering")
+    (alarm,) = verdict.alarms
+    assert alarm.startswith("verifier_errors: The verifier accepted 64 of 64 right answers and 64 of 64 corr")
+    readings = {reading.monitor: reading for reading in read_monitors(finished.store, _SECOND)}
+    assert list(readings) == list(MONITORS)
+    assert "nonsense counts as a right answer to 16 items" in readings["tampering"].sentence
+    assert "stored verdicts are not given again" in readings["tampering"].sentence
+    assert readings["memorisation"].state == "not measured"
     assert (results["no_alarm"], results["dimensions_hold"]) == (False, False)
     rows = read_dimensions(finished.store, _SECOND)
     assert rows.filter(pl.col("measure") == "verifier_precision")["value"].item() == 0.5
-    assert rows.filter(pl.col("measure") == "alarms")["value"].item() == 1
+    assert rows.filter(pl.col("measure") == "alarms")["value"].item() == 2
+    assert read_ledger(finished.store)["alarms"].to_list() == ["", "verifier_errors, tampering"]
+    kept = selected_rows(finished.store, [_FIRST, _SECOND])
+    assert set(kept["sample_id"]) == set(selected_rows(finished.store, [_FIRST])["sample_id"])
+    with pytest.raises(
+        SelfimpError, match=r"going on after the halt of tiny/0001 \(tampering: The evaluator"
+    ):
+        start_round(finished.bench, RoundKey("tiny", 2))
+    for name, value in {**finished.environment, "COLUMNS": "250"}.items():
+        monkeypatch.setenv(name, value)
+    shown = " ".join(CliRunner().invoke(app, ["status", "tiny"]).output.split())  # cells are wrapped
+    assert "Monitors of tiny/0001" in shown
+    assert "What follows: quarantine. What to do: find out who changed what" in shown
+    asked = ["approve", "tiny/0001", "--who", "Ann", "--reason", "it was a test"]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    start_round(finished.bench, RoundKey("tiny", 2))
 
 
 def test_items_are_asked_in_other_words_and_the_answers_kept_apart(two_rounds: Home) -> None:

@@ -36,7 +36,9 @@ def test_a_collapsed_guard_skill_is_a_rejection_that_says_which_and_how_far(reje
     assert report.score("guard", "incumbent").accuracy == 1.0
     assert report.score("guard", "candidate").accuracy < 0.5
     assert not report.verdict.promoted
-    (reason,) = report.verdict.reasons
+    reason, alarm = report.verdict.reasons
+    assert alarm.startswith("Rejected: alarm of forgetting: The guard skill keeping is at ")
+    assert report.verdict.raised == ("forgetting",)
     assert reason.startswith("Rejected: guard skill keeping fell from 1.00 to 0.")
     with rejected.instance() as instance:
         results = check_results(instance, "eval_report", str(_FIRST))

@@ -11,6 +11,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
+from selfimp_dagster.lifecycle.evaluation.report import is_quarantined
 from selfimp_dagster.lifecycle.evaluation.signals import hardest_drawn
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import Mix, Obeyed, obey_acquisition
@@ -225,8 +226,8 @@ def _updates(store: ArtifactStore, policy: Policy) -> int:
 
 
 def _offered(store: ArtifactStore, policy: Policy) -> Corpus:
-    """The accepted refined outputs of the parent round; empty for a first round."""
-    if policy.parent is None:
+    """The accepted refined outputs of the parent round; none for a first round, or if that is quarantined."""
+    if policy.parent is None or is_quarantined(store, RoundKey.parse(policy.parent)):
         return Corpus(TASKS.to_frame(), SAMPLES.to_frame())
     refined = store.open(RoundKey.parse(policy.parent), "refined_outputs")
     return Corpus(refined.table("offered_tasks", TASKS), refined.table("offered_samples", SAMPLES))

@@ -649,8 +649,9 @@ def _safety(evidence: Evidence) -> Iterator[dict[str, Any]]:
         dropped = judged.filter(~pl.col("kept")).height
         note = f"{dropped} of {judged.height} samples that reached the step quoted an evaluation item."
         yield _share("contamination_rate", "incumbent", dropped, judged.height, note)
-    alarms = evidence.verdict.alarms
-    yield _row("alarms", "candidate", len(alarms), None, 1, " ".join(alarms) or "No alarm sounds.")
+    alarms = evidence.verdict.raised
+    told = f"Of {', '.join(alarms)}." if alarms else "No alarm sounds."
+    yield _row("alarms", "candidate", len(alarms), None, 1, told)
 
 
 def _judges(judges: Sequence[JudgeSummary]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from selfimp_dagster.lifecycle.evaluation.statistics import wilson
 from selfimp_dagster.records import derive_seed
 from selfimp_dagster.tasks.suites import Task
 from selfimp_dagster.tasks.verifiers import Judgement, comparable_answer, verify
@@ -77,26 +76,6 @@ def corrupted_answer(task: Task, others: Sequence[Task]) -> str | None:
     if derive_seed("corrupted answer", task.task_id) % 2:
         candidates.reverse()
     return next((wrong for wrong in candidates if wrong is not None), None)
-
-
-def verifier_alarm(probe: Probe, floor: float) -> tuple[str, ...]:
-    """A hard alarm if the verifier's precision or recall on the probe lies wholly below the floor.
-
-    A verifier that accepts wrong answers or refuses right ones makes every score worthless, and every row
-    that was selected by it.
-    """
-    accepted = probe.right_accepted + probe.corrupted_accepted
-    recall, precision = (
-        wilson(probe.right_accepted, total).high < floor for total in (probe.right, accepted)
-    )
-    if not (recall or precision):
-        return ()
-    return (
-        f"the verifier accepted {probe.right_accepted} of {probe.right} right answers and "
-        f"{probe.corrupted_accepted} of {probe.corrupted} corrupted ones, with {probe.errors} errors (floor "
-        f"{floor:g} for precision and recall): its scores do not tell right from wrong. Repair it; if its "
-        "tasks have several right answers, lower promotion.verifier_floor.",
-    )
 
 
 def _exchanged(task: Task, others: Sequence[Task]) -> str | None:

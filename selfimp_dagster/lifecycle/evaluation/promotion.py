@@ -10,20 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading
 from selfimp_dagster.lifecycle.evaluation.scores import (
     item_weights,
     pair_arms,
     paired_counts,
     policy_of,
-    suite_accuracy,
-    twin_gap,
 )
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     CriticalWins,
     PastTest,
     e_value_critical_wins,
     e_value_p,
-    independent_difference_interval,
     level_of_round,
     mcnemar_critical_wins,
     mcnemar_exact,
@@ -72,32 +70,6 @@ class PromotionRule(BaseModel):
         description="Fall in accuracy that must be excluded for every guard skill; null: a candidate is "
         "rejected only where a fall is proven.",
     )
-    leakage_gap: float = Field(
-        default=0.0, ge=0, lt=1, description="Anchor minus fresh accuracy that raises no alarm."
-    )
-    leakage_alpha: float = Field(
-        default=0.05, gt=0, le=0.5, description="Chance of any false leakage alarm in the whole campaign."
-    )
-    memorisation_rise: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Rise of the gap between anchor items and their twins, over that of the line's first "
-        "incumbent, that raises no alarm.",
-    )
-    memorisation_alpha: float = Field(
-        default=0.05,
-        gt=0,
-        le=0.5,
-        description="Chance of any false memorisation alarm in the whole campaign.",
-    )
-    verifier_floor: float = Field(
-        default=0.95,
-        ge=0,
-        le=1,
-        description="Precision and recall that the verifier must be able to have on the gold probe; below it "
-        "a hard alarm sounds. 0 asks for nothing.",
-    )
     minimum_gain: float = Field(
         default=0.05, gt=0, lt=1, description="Gain in accuracy that the campaign wants to detect."
     )
@@ -133,7 +105,11 @@ class GuardResult(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The verdict on a candidate, with what it rests on."""
+    """The verdict on a candidate, with what it rests on.
+
+    `raised` names the monitors whose alarm sounds, `alarms` are the sentences of those that stop the
+    campaign.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -151,6 +127,7 @@ class Verdict(BaseModel):
     reasons: tuple[str, ...]
     guards: tuple[GuardResult, ...]
     alarms: tuple[str, ...]
+    raised: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -268,16 +245,15 @@ def judge(
     plan: Continuation,
     round_number: int,
     line: Sequence[PastTest] = (),
-    alarms: Sequence[str] = (),
-    twins: Sequence[pl.DataFrame] = (),
+    monitors: Sequence[Reading] = (),
 ) -> Verdict:
     """The verdict on a candidate.
 
     It is promoted if the paired test is significant at this round's share of alpha, its accuracy on the
-    campaign's mix rose, every guard skill holds and no hard alarm sounds. The test is the exact McNemar
-    test where all scores are 0 or 1, where every item counts alike; otherwise a sign-flip permutation of
-    the differences, weighted as the mix weighs them; or, for `rule.test: e_value`, an e-value in which every
-    item counts alike. The same rows give the same verdict in any order.
+    campaign's mix rose, every guard skill holds and no alarm sounds that rejects. The test is the exact
+    McNemar test where all scores are 0 or 1, where every item counts alike; otherwise a sign-flip
+    permutation of the differences, weighted as the mix weighs them; or, for `rule.test: e_value`, an
+    e-value in which every item counts alike. The same rows give the same verdict in any order.
 
     A guard skill holds if its interval is not wholly below 0; the intervals hold together (Bonferroni). With
     `rule.guard_margin` it holds if the test of non-inferiority is significant at `rule.guard_alpha`. No
@@ -291,8 +267,7 @@ def judge(
         plan: the campaign's continuation, over which alpha is spent.
         round_number: this round, counted from 0.
         line: the ancestors of the round, with the levels of their tests.
-        alarms: hard alarms of other checks (contamination, safety, collapse), as sentences.
-        twins: the rows of records.TWINS of the line's rounds that asked any, this round's last.
+        monitors: what the monitors say of the round.
 
     Raises:
         SelfimpError: the arms cannot be compared, no item is under test, or a skill has no positive weight.
@@ -327,11 +302,7 @@ def judge(
         test, p_value = "e-value", e_value_p(differences)
 
     guards = _guard_results(pairs.filter(pl.col("suite") == "guard"), rule)
-    alarms = (
-        *alarms,
-        *_leakage_alarm(evaluations, rule, skill_weights, plan, round_number),
-        *_memorisation_alarm(twins, rule, skill_weights, plan, round_number),
-    )
+    alarms = [reading for reading in monitors if reading.is_alarm]
     obstacles: list[str] = []
     if policy_of(evaluations, "incumbent") == policy_of(evaluations, "candidate"):
         obstacles.append("the candidate has the same weights as the incumbent.")
@@ -345,7 +316,7 @@ def judge(
     if p_value <= alpha and gain <= 0:
         obstacles.append(f"{counts}, but accuracy on the campaign's mix did not rise (gain {gain:.3f}).")
     obstacles += [_guard_obstacle(guard, rule) for guard in guards if guard.regressed]
-    obstacles += [f"hard alarm: {alarm}" for alarm in alarms]
+    obstacles += [f"alarm of {told(alarm)}" for alarm in alarms if alarm.follows != "warn"]
     return Verdict(
         promoted=not obstacles,
         test=test,
@@ -361,8 +332,14 @@ def judge(
         reasons=tuple(f"Rejected: {obstacle}" for obstacle in obstacles)
         or (f"Promoted: {counts} (p = {p_value:.2g} <= {alpha:.3g}).",),
         guards=guards,
-        alarms=alarms,
+        alarms=tuple(told(alarm) for alarm in alarms if alarm.follows == "stop"),
+        raised=tuple(alarm.monitor for alarm in alarms),
     )
+
+
+def told(alarm: Reading) -> str:
+    """An alarm as it stands in reasons: the name of its monitor, and what it says."""
+    return f"{alarm.monitor}: {alarm.sentence}"
 
 
 def _guard_results(pairs: pl.DataFrame, rule: PromotionRule) -> tuple[GuardResult, ...]:
@@ -403,71 +380,3 @@ def _guard_obstacle(guard: GuardResult, rule: PromotionRule) -> str:
         f"guard skill {guard.skill} went from {guard.incumbent:.2f} to {guard.candidate:.2f}, and a fall by "
         f"{rule.guard_margin:g} is not excluded (p = {guard.p_value:.2g} > {rule.guard_alpha:g})."
     )
-
-
-def _leakage_alarm(
-    evaluations: pl.DataFrame,
-    rule: PromotionRule,
-    skill_weights: Mapping[str, float],
-    plan: Continuation,
-    round_number: int,
-) -> tuple[str, ...]:
-    """An alarm if the candidate knows the fixed items better than new ones of the same skills."""
-    answers = evaluations.filter(pl.col("arm") == "candidate").sort("suite", "item_id")
-    anchor, fresh = (answers.filter(pl.col("suite") == suite) for suite in ("anchor", "fresh"))
-    shared = sorted(set(anchor["skill"]) & set(fresh["skill"]))
-    if not shared:
-        return ()
-    # The alarm is one-sided: both tails of the interval would hold twice the error that it may spend.
-    confidence = 1 - 2 * rule.leakage_alpha * _share_of_alarms(plan, round_number)
-    known, new = (
-        suite_accuracy(rows.filter(pl.col("skill").is_in(shared)), suite, skill_weights, confidence)
-        for rows, suite in ((anchor, "anchor"), (fresh, "fresh"))
-    )
-    gap = independent_difference_interval(known, new)
-    if gap.low <= rule.leakage_gap:
-        return ()
-    return (
-        f"the candidate scores {known.value:.2f} on the anchor suite and {new.value:.2f} on fresh items of "
-        f"the same skills (difference {known.value - new.value:.2f}, interval {gap.low:.2f} to "
-        f"{gap.high:.2f}): anchor items may have leaked into its training.",
-    )
-
-
-def _memorisation_alarm(
-    twins: Sequence[pl.DataFrame],
-    rule: PromotionRule,
-    skill_weights: Mapping[str, float],
-    plan: Continuation,
-    round_number: int,
-) -> tuple[str, ...]:
-    """An alarm if the candidate loses more by the transformation of items than the line's first incumbent.
-
-    That one may have known items before the campaign, and twins may be harder than items: neither is a rise.
-    """
-    if not twins or twins[-1].is_empty():
-        return ()
-    now = twins[-1].filter(pl.col("arm") == "candidate")
-    comparable = (table for table in twins if table["fingerprint"].is_in(now["fingerprint"].implode()).any())
-    before = next(comparable).filter(pl.col("arm") == "incumbent")
-    shared = sorted(set(now["skill"]) & set(before["skill"]))
-    if not shared:
-        return ()
-    confidence = 1 - 2 * rule.memorisation_alpha * _share_of_alarms(plan, round_number)
-    after, first = (
-        twin_gap(rows.filter(pl.col("skill").is_in(shared)), skill_weights, confidence)
-        for rows in (now, before)
-    )
-    rise = independent_difference_interval(after, first)
-    if rise.low <= rule.memorisation_rise:
-        return ()
-    return (
-        f"the candidate scores {after.value:.2f} higher on {after.n} anchor items than on their twins, the "
-        f"first incumbent of the line {first.value:+.2f} (rise {after.value - first.value:.2f}, interval "
-        f"{rise.low:.2f} to {rise.high:.2f}): it may have memorised items.",
-    )
-
-
-def _share_of_alarms(plan: Continuation, round_number: int) -> float:
-    """The share of the error that the alarm of one round may spend; over the rounds they add up to one."""
-    return 1 / plan.rounds if plan.rounds else 1 / ((round_number + 1) * (round_number + 2))

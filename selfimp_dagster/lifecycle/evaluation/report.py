@@ -7,9 +7,11 @@ from pydantic import BaseModel, ConfigDict
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import cost_dimensions, in_order
+from selfimp_dagster.lifecycle.evaluation.monitors.budget import budget
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, readings_of
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
 from selfimp_dagster.lifecycle.evaluation.summary import Counted, RoundSummary
-from selfimp_dagster.records import DIMENSIONS
+from selfimp_dagster.records import DIMENSIONS, MONITORS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 
@@ -111,6 +113,11 @@ def read_report(store: ArtifactStore, key: RoundKey) -> EvalReport:
     return EvalReport.model_validate(report)
 
 
+def is_quarantined(store: ArtifactStore, key: RoundKey) -> bool:
+    """Whether nothing of what a round made may be trained on, because its evaluator was tampered with."""
+    return store.has(key, ASSET) and bool(store.manifest(key, ASSET).facts.get("quarantined"))
+
+
 def read_dimensions(store: ArtifactStore, key: RoundKey) -> pl.DataFrame:
     """The dimensions of a round (records.DIMENSIONS), those that hang on its cost included.
 
@@ -152,3 +159,26 @@ def dimensions_of(store: ArtifactStore, keys: Iterable[RoundKey]) -> pl.DataFram
         read_dimensions(store, key).insert_column(0, pl.lit(str(key)).alias("round")) for key in measured
     ]
     return pl.concat([pl.DataFrame(schema={"round": pl.String, **DIMENSIONS}), *tables])
+
+
+def read_monitors(store: ArtifactStore, key: RoundKey) -> tuple[Reading, ...]:
+    """What every monitor says of a round, in the order of MONITORS; nothing where there were none yet.
+
+    Raises:
+        SelfimpError: there is no report, or it or an earlier one of the line was altered.
+    """
+    artifact = store.open(key, ASSET)
+    if not artifact.has_table("monitors"):
+        return ()
+    readings = readings_of(artifact.table("monitors", MONITORS))
+    start = store.open(key, "incumbent_policy").json("policy")
+    limits = start["campaign"]["continuation"].get("budget", {})
+    rounds = (*start["ancestors"], str(key)) if any(limits.values()) else ()
+    line = [read_report(store, RoundKey.parse(round_)).summary for round_ in rounds]
+    spent = budget(
+        sum(summary.tokens for summary in line),
+        sum(summary.seconds for summary in line),
+        limits.get("tokens"),
+        limits.get("seconds"),
+    )
+    return (*readings, spent)

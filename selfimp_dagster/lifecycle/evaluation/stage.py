@@ -7,11 +7,13 @@ import polars as pl
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
-from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence
+from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence, gather_monitor_evidence
 from selfimp_dagster.lifecycle.evaluation.fingerprint import answering, fingerprint, harness
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items, judgeable, unusable_rows
-from selfimp_dagster.lifecycle.evaluation.probe import probe_verifier, verifier_alarm
-from selfimp_dagster.lifecycle.evaluation.promotion import judge
+from selfimp_dagster.lifecycle.evaluation.monitors.all import all_readings
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, readings_frame
+from selfimp_dagster.lifecycle.evaluation.probe import probe_verifier
+from selfimp_dagster.lifecycle.evaluation.promotion import judge, told
 from selfimp_dagster.lifecycle.evaluation.report import (
     ASSET,
     MEASURED,
@@ -39,8 +41,18 @@ from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
 from selfimp_dagster.lifecycle.evaluation.steering import halt_reason
 from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary, Signals
 from selfimp_dagster.lifecycle.evaluation.twins import twin_answers, twin_items
+from selfimp_dagster.lifecycle.evaluation.watch import (
+    judged_answers,
+    judged_tasks,
+    rewarded,
+    watched_draws,
+    watched_items,
+)
+from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, barred
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.lifecycle.selection.chain import kept_sample_ids
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -48,11 +60,15 @@ from selfimp_dagster.records import (
     DIMENSIONS,
     EPISODES,
     EVALUATIONS,
+    MONITORS,
+    REWARDED,
     REWARDS,
     REWORDINGS,
     SAMPLES,
     TASKS,
     TWINS,
+    WATCHED,
+    derive_seed,
     frame,
 )
 from selfimp_dagster.round_key import RoundKey
@@ -85,6 +101,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         config={
             "evaluation": campaign.evaluation.model_dump(mode="json"),
             "promotion": campaign.promotion.model_dump(mode="json"),
+            "monitors": campaign.monitors.model_dump(mode="json"),
         },
     )
     drawn = evaluation_items(campaign, key.number, bench.campaigns)
@@ -96,11 +113,15 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     answered = pl.concat(_earlier(bench.store, policy, "evaluations", EVALUATIONS))
     answered_reworded = pl.concat(_earlier(bench.store, policy, "rewordings", REWORDINGS))
     played = pl.concat(_earlier(bench.store, policy, "episodes", EPISODES))
+    drawn_before = pl.concat(_earlier(bench.store, policy, "watched", WATCHED))
     arms = {
         "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
         "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
     }
-    tables, reworded, asked_twins, arm_tables, tokens = [], [], [], [], 0
+    watched = watched_items(items, campaign.monitors.watched_items)
+    to_judge = judged_tasks(campaign, bench.campaigns)
+    answered_tasks: dict[str, pl.DataFrame] = {}
+    tables, reworded, asked_twins, watched_arms, arm_tables, tokens = [], [], [], [], [], 0
     for arm, (folder, weights) in arms.items():
         engine = bench.engines.engine(folder, weights, campaign.evaluation.dtype)
         print_ = fingerprint(harness(campaign, engine.describe()))
@@ -109,6 +130,8 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         chosen = reworded_items(items, campaign.evaluation.reworded_items)
         reworded.append(reworded_answers(sampler, campaign, chosen, tables[-1], answered_reworded))
         asked_twins.append(twin_answers(sampler, campaign, twins, tables[-1]))
+        watched_arms.append(watched_draws(sampler, campaign, watched, tables[-1], drawn_before))
+        answered_tasks[arm] = judged_answers(sampler, campaign, to_judge, arm)
         arm_tables.append(arm_episodes(sampler, campaign, arm, weights, engine.describe(), played))
         tokens += sampler.tokens
     rewordings = pl.concat(reworded)
@@ -119,7 +142,31 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("episodes", episodes, EPISODES)
     evaluations = pl.concat(tables)
     draft.write_table("evaluations", evaluations, EVALUATIONS)
+    draws = pl.concat(watched_arms)
+    draft.write_table("watched", draws, WATCHED)
+    judges = Judges(bench, policy, draft.folder / ".judgements")
+    corpus = before["generated_corpus"]
+    given = rewarded(
+        campaign.recipe.judges,
+        answered_tasks,
+        print_,
+        RewardContext(
+            to_judge,
+            SAMPLES.to_frame(),
+            REWARDS.to_frame(),
+            derive_seed(policy.seed, "judged tasks"),
+            judges.judge,
+            barred(JudgeRecord(**record) for record in corpus.facts.get("judges", ())),
+        ),
+    )
+    draft.write_table("rewarded", given, REWARDED)
+    tokens += judges.tokens
     probe = probe_verifier(tasks_from_frame(drawn.unique("task_id")))
+    monitored = gather_monitor_evidence(
+        bench.store, policy, drawn, evaluations, draws, given, answered_twins, probe
+    )
+    readings = all_readings(monitored, campaign.monitors, campaign.continuation.rounds)
+    draft.write_table("monitors", readings_frame(readings), MONITORS)
     verdict = judge(
         evaluations,
         campaign.promotion,
@@ -127,8 +174,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         campaign.continuation,
         key.number,
         _tested(bench.store, policy),
-        alarms=verifier_alarm(probe, campaign.promotion.verifier_floor),
-        twins=[*_earlier(bench.store, policy, "twins", TWINS), answered_twins],
+        monitors=readings,
     )
     evidence = gather_evidence(
         bench.store,
@@ -159,7 +205,6 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     in_force = "candidate" if verdict.promoted else "incumbent"
     engine = bench.engines.engine(*arms["candidate"], campaign.evaluation.dtype)
     measured_by = harness(campaign, engine.describe())
-    corpus = before["generated_corpus"]
     answers = corpus.table("rewards", REWARDS).filter(pl.col("reward") == ANSWER)
     kept, samples = kept_sample_ids(evidence.selection), corpus.table("samples", SAMPLES)
     of_round = samples.filter((pl.col("round") == str(key)) | pl.col("round").is_null())
@@ -186,7 +231,8 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
             strategy=policy.strategy,
         ),
     )
-    halt = halt_reason([*_summaries(bench.store, policy), summary], campaign.steering)
+    quarantined = _quarantined(readings)
+    halt = quarantined or halt_reason([*_summaries(bench.store, policy), summary], campaign.steering)
     report = EvalReport(
         round=str(key),
         fingerprint=fingerprint(measured_by),
@@ -203,6 +249,8 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         facts={
             "promoted": verdict.promoted,
             "halt": halt,
+            "quarantined": quarantined is not None,
+            "evaluator": monitored.evaluator.model_dump(mode="json"),
             "fingerprint": report.fingerprint,
             "policy_hash": arms[in_force][1],
             "left_out": left_out.to_dicts(),
@@ -278,6 +326,12 @@ def _earlier(store: ArtifactStore, policy: Policy, table: str, schema: pl.Schema
         schema.to_frame(),
         *(report.table(table, schema) for report in reports if report.has_table(table)),
     ]
+
+
+def _quarantined(readings: tuple[Reading, ...]) -> str | None:
+    """Why nothing of the round may be used before a person has looked at it; None if it may."""
+    found = [told(reading) for reading in readings if reading.is_alarm and reading.follows == "quarantine"]
+    return " ".join(found) or None
 
 
 def _summaries(store: ArtifactStore, policy: Policy) -> list[RoundSummary]:

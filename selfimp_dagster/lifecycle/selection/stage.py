@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.carried import carried_state
 from selfimp_dagster.lifecycle.evaluation.items import items_until
-from selfimp_dagster.lifecycle.evaluation.report import read_report
+from selfimp_dagster.lifecycle.evaluation.report import is_quarantined, read_report
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_selection
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
@@ -150,8 +150,9 @@ def _parent_gain(store: ArtifactStore, policy: Policy) -> float | None:
 
 
 def selected_rows(store: ArtifactStore, keys: Sequence[RoundKey]) -> pl.DataFrame:
-    """The kept rows of several rounds, in the schema SUBSET."""
-    return pl.concat([SUBSET.to_frame(), *(store.open(key, ASSET).table("subset", SUBSET) for key in keys)])
+    """The kept rows of several rounds, in the schema SUBSET; of quarantined ones none."""
+    sound = [key for key in keys if not is_quarantined(store, key)]
+    return pl.concat([SUBSET.to_frame(), *(store.open(key, ASSET).table("subset", SUBSET) for key in sound)])
 
 
 def require_rows(subset: pl.DataFrame, minimum: int, key: RoundKey) -> None:

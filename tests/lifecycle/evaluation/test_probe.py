@@ -5,19 +5,24 @@ from pathlib import Path
 
 import pytest
 
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading
+from selfimp_dagster.lifecycle.evaluation.monitors.rewards import verifier_errors
+from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.probe import (
     PROBED_ITEMS,
     Probe,
     corrupted_answer,
     probe_verifier,
-    verifier_alarm,
 )
-from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule
 from selfimp_dagster.records import task_id
 from selfimp_dagster.tasks.suites import ReasoningGymSource, Task, stream_tasks
 from selfimp_dagster.tasks.verifiers import Judgement, verify
 
-FLOOR = PromotionRule().verifier_floor
+LEVEL = 0.001
+
+
+def reading(probe: Probe, **rule: float) -> Reading:
+    return verifier_errors(probe, MonitorRule(**rule), LEVEL)
 
 
 def task(number: int, answer: str | None, verifier: str = "exact", skill: str = "sums") -> Task:
@@ -41,7 +46,7 @@ SUMS = [task(number, str(number)) for number in range(40)]
 def test_a_sound_verifier_accepts_right_answers_alone() -> None:
     probe = probe_verifier(SUMS)
     assert probe == Probe(right=40, right_accepted=40, corrupted=40, corrupted_accepted=0, errors=0)
-    assert verifier_alarm(probe, FLOOR) == ()
+    assert reading(probe).state == "quiet"
 
 
 @pytest.mark.parametrize(
@@ -61,16 +66,17 @@ def test_a_sound_verifier_accepts_right_answers_alone() -> None:
 )
 def test_a_broken_verifier_sounds_an_alarm(name: str, judge: object) -> None:
     probe = probe_verifier(SUMS, judge)  # type: ignore[arg-type]
-    (alarm,) = verifier_alarm(probe, FLOOR)
-    assert f"{probe.corrupted_accepted} of 40 corrupted ones" in alarm, name
-    assert "promotion.verifier_floor" in alarm
-    assert verifier_alarm(probe, 0.0) == ()
+    alarm = reading(probe)
+    assert (alarm.state, alarm.follows) == ("alarm", "stop"), name
+    assert f"{probe.corrupted_accepted} of 40 corrupted ones" in alarm.sentence
+    assert "monitors.verifier_floor" in alarm.action
+    assert reading(probe, verifier_floor=0.0).state == "quiet"
 
 
 def test_a_verifier_that_does_not_exist_is_an_error_and_an_alarm() -> None:
     probe = probe_verifier([task(number, str(number), verifier="oracle") for number in range(40)])
     assert (probe.right_accepted, probe.errors) == (0, 80)
-    assert len(verifier_alarm(probe, FLOOR)) == 1
+    assert reading(probe).is_alarm
 
 
 def test_nothing_to_probe_is_no_alarm() -> None:
@@ -79,7 +85,7 @@ def test_nothing_to_probe_is_no_alarm() -> None:
     for tasks in ([], without_answer, alike):
         probe = probe_verifier(tasks)
         assert probe == Probe(0, 0, 0, 0, 0)
-        assert verifier_alarm(probe, FLOOR) == ()
+        assert reading(probe).state == "not measured"
 
 
 def test_the_probe_is_bounded_and_hangs_on_no_order() -> None:
@@ -139,4 +145,4 @@ def test_a_real_scorer_that_accepts_everything_is_caught() -> None:
     source = ReasoningGymSource(family="game_of_life_halting")
     probe = probe_verifier(list(islice(stream_tasks(source, "halting", 0, Path()), 40)))
     assert (probe.right_accepted, probe.corrupted_accepted) == (40, 40)
-    assert len(verifier_alarm(probe, FLOOR)) == 1
+    assert reading(probe).is_alarm

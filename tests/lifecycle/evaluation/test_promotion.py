@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
+from selfimp_dagster.lifecycle.evaluation.monitors.reading import Follows, Reading
 from selfimp_dagster.lifecycle.evaluation.promotion import (
     PromotionRule,
     Verdict,
@@ -124,34 +125,24 @@ def test_guard_items_do_not_enter_the_test(make_rows: MakeRows) -> None:
     assert verdict_on(rows).n == 5
 
 
-def test_a_hard_alarm_rejects(make_rows: MakeRows) -> None:
-    verdict = verdict_on(make_rows(*outcomes(61, 12, 300)), alarms=["the safety probe failed."])
-    assert not verdict.promoted
-    assert verdict.reasons == ("Rejected: hard alarm: the safety probe failed.",)
-    assert verdict.alarms == ("the safety probe failed.",)
-
-
-def test_a_candidate_that_knows_the_anchor_items_raises_an_alarm(make_rows: MakeRows) -> None:
-    fresh = make_rows([0] * 60 + [1] * 40, [0] * 60 + [1] * 40, suite="fresh")
-    leaked = verdict_on(pl.concat([fresh, make_rows([0] * 60 + [1] * 40, [1] * 80 + [0] * 20)]))
-    assert not leaked.promoted
-    assert leaked.p_value <= leaked.alpha
-    assert leaked.alarms[0].startswith(
-        "the candidate scores 0.80 on the anchor suite and 0.40 on fresh items of the same skills"
-    )
-    honest = verdict_on(pl.concat([fresh, make_rows([0] * 60 + [1] * 40, [1] * 50 + [0] * 50)]))
-    assert not honest.alarms
-
-
-def test_leakage_is_compared_on_the_skills_that_both_suites_hold(make_rows: MakeRows) -> None:
-    rows = pl.concat(
-        [
-            make_rows([0] * 100, [0] * 100, suite="fresh", skill="hard"),
-            make_rows([0] * 100, [0] * 100, skill="hard"),
-            make_rows([1] * 100, [1] * 100, skill="easy"),
-        ]
-    )
-    assert not verdict_on(rows, skill_weights={"hard": 1, "easy": 1}).alarms
+@pytest.mark.parametrize(
+    ("follows", "promoted", "hard"),
+    [("warn", True, False), ("reject", False, False), ("stop", False, True), ("quarantine", False, False)],
+)
+def test_an_alarm_does_what_follows_from_it(
+    make_rows: MakeRows, follows: Follows, promoted: bool, hard: bool
+) -> None:
+    rows = make_rows(*outcomes(61, 12, 300))
+    readings = [
+        Reading(monitor="leakage", state="alarm", follows=follows, sentence="Items are known."),
+        Reading(monitor="collapse", state="quiet", follows="reject", sentence="It is as it was."),
+        Reading(monitor="budget", state="not measured", follows="warn", sentence="Nothing was."),
+    ]
+    verdict = verdict_on(rows, monitors=readings)
+    assert verdict.promoted == promoted
+    assert verdict.raised == ("leakage",)
+    assert verdict.alarms == (("leakage: Items are known.",) if hard else ())
+    assert ("Rejected: alarm of leakage: Items are known." in verdict.reasons) != promoted
 
 
 def test_the_same_weights_are_never_promoted(make_rows: MakeRows) -> None:
@@ -277,17 +268,6 @@ def test_a_campaign_that_has_spent_its_error_promotes_nothing(make_rows: MakeRow
     )
 
 
-def test_the_leakage_alarm_of_an_open_ended_campaign_spends_ever_less(make_rows: MakeRows) -> None:
-    rows = pl.concat(
-        [
-            make_rows([0] * 60 + [1] * 40, [0] * 60 + [1] * 40, suite="fresh"),
-            make_rows([0] * 60 + [1] * 40, [0] * 43 + [1] * 57),
-        ]
-    )
-    assert verdict_on(rows, plan=OPEN).alarms
-    assert not verdict_on(rows, plan=OPEN, round_number=9).alarms
-
-
 def test_an_e_value_promotes_on_clearer_evidence(make_rows: MakeRows) -> None:
     rule = PromotionRule(test="e_value")
     differences = [1.0] * 61 + [-1.0] * 12 + [0.0] * 227
@@ -299,71 +279,6 @@ def test_an_e_value_promotes_on_clearer_evidence(make_rows: MakeRows) -> None:
     assert not verdict_on(narrow, rule=rule).promoted
     graded = verdict_on(make_rows([0.2] * 60, [0.7] * 60), rule=rule)
     assert (graded.test, graded.promoted) == ("e-value", True)
-
-
-HALF = [1.0] * 12 + [0.0] * 12
-FAIR = (HALF, HALF)
-
-
-def test_a_candidate_that_only_knows_the_items_themselves_raises_an_alarm(
-    make_rows: MakeRows, make_twins: MakeRows
-) -> None:
-    rows = make_rows(*outcomes(61, 12, 300))
-    memorised = make_twins(FAIR, ([1.0] * 24, HALF))
-    verdict = verdict_on(rows, twins=[memorised])
-    assert not verdict.promoted
-    assert verdict.alarms[0].startswith(
-        "the candidate scores 0.50 higher on 24 anchor items than on their twins, the first incumbent of the "
-        "line +0.00 (rise 0.50, interval "
-    )
-    assert verdict_on(rows, twins=[make_twins(FAIR, (HALF, HALF[::-1]))]).promoted
-    assert verdict_on(rows, rule=PromotionRule(memorisation_rise=0.2), twins=[memorised]).promoted
-
-
-def test_what_the_base_model_knew_before_is_no_memorisation(
-    make_rows: MakeRows, make_twins: MakeRows
-) -> None:
-    rows = make_rows(*outcomes(61, 12, 300))
-    known = ([1.0] * 24, HALF)
-    assert verdict_on(rows, twins=[make_twins(known, known)]).promoted
-
-
-def test_memorisation_that_builds_up_over_rounds_is_compared_with_the_first(
-    make_rows: MakeRows, make_twins: MakeRows
-) -> None:
-    rows = make_rows(*outcomes(61, 12, 300))
-    known = ([1.0] * 24, HALF)
-    first, now = make_twins(FAIR, FAIR), make_twins(known, known)
-    assert verdict_on(rows, twins=[first, now], round_number=1).alarms
-    other = first.with_columns(fingerprint=pl.lit("another"))
-    assert not verdict_on(rows, twins=[other, now], round_number=1).alarms, "not comparable"
-    assert not verdict_on(rows, twins=[first, now.clear()], round_number=1).alarms, "none were asked"
-    assert not verdict_on(rows, twins=[make_twins(FAIR, FAIR, skill="gcd"), now], round_number=1).alarms
-
-
-def test_the_memorisation_alarm_sounds_falsely_in_at_most_its_share_of_campaigns(
-    make_rows: MakeRows, make_twins: MakeRows
-) -> None:
-    """Items differ in difficulty, twins are a little harder, and the candidates learn honestly."""
-    rng = np.random.default_rng(3)
-    rows = make_rows([0, 1], [1, 1])
-    campaigns, rounds, n = 60, 4, 24
-    plan = Continuation(rounds=rounds)
-    alarmed = 0
-    for _ in range(campaigns):
-        easy = rng.beta(0.7, 1.0, n)
-        line: list[pl.DataFrame] = []
-        for number in range(rounds):
-            arms = []
-            for learnt in (0.15 * number, 0.15 * (number + 1)):
-                chances = 1 - (1 - easy) * (1 - learnt)
-                harder = chances - 0.2 * chances * (1 - chances)
-                arms.append(tuple((rng.random(n) < chance).astype(float) for chance in (chances, harder)))
-            line.append(make_twins(*arms))
-            if judge(rows, RULE, MIX, plan, number, twins=line).alarms:
-                alarmed += 1
-                break
-    assert alarmed <= binom.isf(0.001, campaigns, RULE.memorisation_alpha)
 
 
 MARGIN = PromotionRule(guard_margin=0.1)
