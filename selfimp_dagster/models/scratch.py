@@ -1,15 +1,18 @@
-"""A small transformer that knows nothing yet: characters for tokens, weights drawn from a seed."""
+"""A small transformer that knows nothing yet: characters for tokens, weights drawn from a seed.
+
+Two digits that stand together are one token, a column of a sum (tasks/strings.py).
+"""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from selfimp_dagster.tasks.strings import ALPHABET
+from selfimp_dagster.tasks.strings import COLUMNS, LETTERS, SIGNS
 
 SCRATCH_NAME = "characters"
 
-WIDTH, LAYERS, HEADS = 64, 3, 4
+WIDTH, LAYERS, HEADS = 64, 4, 4
 _SPREAD = 0.1  # of the first weights; at the usual 0.02 a model this small learns several times more slowly
 _LONGEST = 256
 _PAD, _END, _ASKED = "<pad>", "<end>", "="
@@ -24,8 +27,8 @@ CHAT_TEMPLATE = (
 def scratch_model(cache: Path, seed: int = 0) -> Path:
     """The folder of the model, made on first use; the same bytes for the same seed and versions.
 
-    It is a SmolLM3 of three layers without positional encoding (NoPE, arXiv:2305.19466): what it learns on
-    short strings carries over to longer ones, which is what the campaigns that start from it live on.
+    It is a SmolLM3 of four layers without positional encoding (NoPE, arXiv:2305.19466): what it learns on
+    short strings carries over to somewhat longer ones, which is what campaigns that start from it live on.
     """
     target = cache / f"scratch-{SCRATCH_NAME}-{seed}"
     if not target.is_dir():
@@ -47,9 +50,10 @@ def _write(folder: Path, seed: int) -> None:
     from transformers import PreTrainedTokenizerFast, SmolLM3Config, SmolLM3ForCausalLM
 
     special = [_PAD, _END]
-    vocabulary = {token: number for number, token in enumerate([*special, _ASKED, "?", *ALPHABET])}
+    known = [*special, _ASKED, "?", *SIGNS.values(), *LETTERS, *COLUMNS]
+    vocabulary = {token: number for number, token in enumerate(known)}
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d\d|."), behavior="isolated")
     characters.decoder = decoders.Fuse()
     characters.add_special_tokens(special)
     tokenizer = PreTrainedTokenizerFast(

@@ -291,7 +291,7 @@ def _overlap(one: TaskSource, other: TaskSource, base_folder: Path) -> str | Non
         ]
     elif isinstance(one, StringsSource) and isinstance(other, StringsSource):
         same = one.operation == other.operation and set(one.levels) & set(other.levels)
-        return f"{one.operation} of {min(same)} digits" if same else None
+        return f"{one.operation} of {min(same)} places" if same else None
     elif (
         isinstance(one, ReasoningGymSource)
         and isinstance(other, ReasoningGymSource)

@@ -1,23 +1,28 @@
-"""Operations on strings of digits: tasks whose difficulty is a length, for models that are made from nothing.
+"""Operations on strings: tasks whose difficulty is a length, for models that are made from nothing.
 
-Numbers are written with the lowest place first, and the operands of a sum digit by digit in turn, so that
-what belongs together stands together: `+1792` asks for 19 + 72, and `19` (91) is the answer. Small
-transformers learn sums in this order far sooner (arXiv:2307.03381).
+Copying and reversing take letters: `>abba` and `<abbc` ask for `abba` and `cbba`. Sums are written column by
+column, the lowest place first, two digits a column. The question has both operands' digits of each column,
+the answer what each column comes to, carry included: `+9217` asks for 19 + 72, and `1109` says that 9 + 2
+makes 11, and 1 + 7 with the carry 09, hence 91. The lowest place comes first because a column can then be
+written without looking ahead (arXiv:2307.03381); the carry is written down, as in a scratchpad
+(arXiv:2112.00114).
 """
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Literal, get_args
 
 Operation = Literal["addition", "copy", "reverse"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
-SIGNS: dict[Operation, str] = {"addition": "+", "copy": "c", "reverse": "r"}
+SIGNS: dict[Operation, str] = {"addition": "+", "copy": ">", "reverse": "<"}
 """What a prompt begins with."""
 
-ALPHABET = "0123456789" + "".join(SIGNS.values())
-"""Every character of prompts and answers."""
+LETTERS = "abcdefghij"
+"""What strings to be copied or reversed are made of."""
+
+COLUMNS = tuple(f"{first}{second}" for first in range(10) for second in range(10))
+"""What a column of a sum can be."""
 
 
 def items(operation: Operation, lengths: Sequence[int], seed: int) -> Iterator[tuple[str, str, int]]:
@@ -33,14 +38,17 @@ def items(operation: Operation, lengths: Sequence[int], seed: int) -> Iterator[t
 
 
 def item(operation: Operation, length: int, chosen: random.Random) -> tuple[str, str]:
-    """A prompt of that length and its answer; both operands of a sum have that many digits."""
+    """A prompt of that length and its answer; a sum has that many columns, zeros in front included."""
     if operation == "addition":
-        first, second = (_number(length, chosen) for _ in range(2))
-        places = zip(str(first)[::-1], str(second)[::-1], strict=True)
-        return SIGNS[operation] + "".join(chain.from_iterable(places)), str(first + second)[::-1]
-    digits = "".join(chosen.choices("0123456789", k=length))
-    return SIGNS[operation] + digits, digits if operation == "copy" else digits[::-1]
+        columns = chosen.choices(COLUMNS, k=length)
+        return SIGNS[operation] + "".join(columns), "".join(_added(columns))
+    letters = "".join(chosen.choices(LETTERS, k=length))
+    return SIGNS[operation] + letters, letters if operation == "copy" else letters[::-1]
 
 
-def _number(length: int, chosen: random.Random) -> int:
-    return chosen.randrange(10 ** (length - 1) if length > 1 else 0, 10**length)
+def _added(columns: Sequence[str]) -> Iterator[str]:
+    carry = 0
+    for first, second in columns:
+        total = int(first) + int(second) + carry
+        yield f"{total:02}"
+        carry = total // 10

@@ -78,12 +78,12 @@ class FileSource(_Source):
 
 
 class StringsSource(_Source):
-    """Copying, reversing or adding strings of digits; a task's difficulty is its length."""
+    """Copying, reversing or adding strings; a task's difficulty is its length, for a sum in digits."""
 
     suite: Literal["strings"] = "strings"
     operation: strings.Operation = Field(description="addition, copy or reverse.")
-    shortest: int = Field(default=1, ge=1, description="Digits of the shortest strings.")
-    longest: int = Field(ge=1, le=60, description="Digits of the longest strings.")
+    shortest: int = Field(default=1, ge=1, description="Length of the shortest strings.")
+    longest: int = Field(ge=1, le=60, description="Length of the longest strings.")
 
     @model_validator(mode="after")
     def _shortest_is_not_above_longest(self) -> Self:

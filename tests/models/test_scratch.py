@@ -1,4 +1,4 @@
-"""The model that is made from nothing: the same bytes each time, a token a character, fit for the engine."""
+"""The model that is made from nothing: the same bytes each time, a token a character or column, fit for the engine."""
 
 from pathlib import Path
 
@@ -21,17 +21,19 @@ def test_the_same_seed_makes_the_same_model_and_another_one_another(tmp_path: Pa
     assert [path.name for path in (tmp_path / "one").iterdir()] == [first.name]
 
 
-def test_a_prompt_costs_a_token_a_character_and_the_engine_runs_it(tmp_path: Path) -> None:
+def test_letters_and_columns_are_tokens_and_the_engine_runs_it(tmp_path: Path) -> None:
     folder = scratch_model(tmp_path)
     tokenizer = load_tokenizer(folder)
-    chat = [{"role": "user", "content": "+1792"}, {"role": "assistant", "content": "19"}]
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == "+1792=19<end>"
-    assert len(tokenizer.apply_chat_template(chat, return_dict=False)) == 9
+    chat = [{"role": "user", "content": "+9217"}, {"role": "assistant", "content": "1109"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "+9217=1109<end>"
+    assert tokenizer.tokenize("+9217=1109<end>") == ["+", "92", "17", "=", "11", "09", "<end>"]
+    assert tokenizer.tokenize("<abba=abba") == [*"<abba=abba"]
+    assert tokenizer.decode(tokenizer("+9217=1109")["input_ids"]) == "+9217=1109"
     engine = TransformersEngine(folder, dtype="float32", device="cpu")
     ((answer,),) = engine.generate(
         [Request("a", tuple(chat[:1]), 0)], Sampling(max_new_tokens=3, temperature=0)
     )
-    assert answer.prompt_tokens == 6
+    assert answer.prompt_tokens == 4
 
 
 def test_another_name_is_refused(tmp_path: Path) -> None:

@@ -11,31 +11,30 @@ from pydantic import ValidationError
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.tasks.pools import check_disjoint, draw_pool
-from selfimp_dagster.tasks.strings import ALPHABET, OPERATIONS, items
+from selfimp_dagster.tasks.strings import OPERATIONS, items
 from selfimp_dagster.tasks.suites import StringsSource, stream_tasks
 from selfimp_dagster.tasks.verifiers import comparable_answer, verify
 
 
 @given(st.sampled_from(OPERATIONS), st.integers(1, 12), st.integers(0, 10**6))
-def test_every_answer_is_right_and_every_character_known(operation: str, length: int, seed: int) -> None:
+def test_every_answer_is_right(operation: str, length: int, seed: int) -> None:
     for prompt, answer, level in islice(items(operation, [length], seed), 5):
-        digits = prompt[1:]
+        asked = prompt[1:]
         assert level == length
-        assert set(prompt + answer) <= set(ALPHABET)
         match operation:
             case "copy":
-                assert answer == digits
+                assert answer == asked
             case "reverse":
-                assert answer == digits[::-1]
+                assert answer == asked[::-1]
             case _:
-                first, second = int(digits[::2][::-1]), int(digits[1::2][::-1])
-                assert len(digits) == 2 * length
-                assert answer == str(first + second)[::-1]
+                first, second = int(asked[::2][::-1]), int(asked[1::2][::-1])
+                assert len(asked) == len(answer) == 2 * length
+                assert int(answer[-2] + answer[1::2][::-1]) == first + second
 
 
 def test_the_documented_example() -> None:
-    asked = {prompt: answer for prompt, answer, _ in islice(items("addition", [2], 0), 20_000)}
-    assert asked["+9217"] == "19"  # 19 + 72
+    asked = {prompt: answer for prompt, answer, _ in islice(items("addition", [2], 0), 50_000)}
+    assert asked["+9217"] == "1109"  # 19 + 72
 
 
 def test_lengths_are_equally_frequent_and_the_stream_follows_from_the_seed() -> None:
@@ -63,14 +62,13 @@ def test_a_draw_holds_to_the_levels_that_it_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("response", "value"),
-    [("017", 1), (" 017\n", 1), ("17", 0), ("17.", 0), ("", 0), ("The answer is 017", 0)],
+    [("0310", 1), (" 0310\n", 1), ("310", 0), ("0310.", 0), ("", 0), ("The answer is 0310", 0)],
 )
 def test_answers_are_judged_to_the_letter(response: str, value: int) -> None:
-    source = StringsSource(operation="copy", shortest=3, longest=3)
-    task = next(t for t in stream_tasks(source, "s", 0, Path()) if t.answer and t.answer.startswith("0"))
-    said = response.replace("017", task.answer or "").replace("17", (task.answer or "").lstrip("0"))
-    assert verify(task, said).value == value
-    assert comparable_answer(task, said) == (said.strip() or None)
+    source = StringsSource(operation="addition", shortest=2, longest=2)
+    task = next(t for t in stream_tasks(source, "s", 0, Path()) if t.answer == "0310")
+    assert verify(task, response).value == value
+    assert comparable_answer(task, response) == (response.strip() or None)
 
 
 def test_a_range_without_a_length_is_refused() -> None:
@@ -80,6 +78,6 @@ def test_a_range_without_a_length_is_refused() -> None:
 
 def test_lengths_that_are_trained_on_cannot_be_guarded() -> None:
     trained, guarded = (StringsSource(operation="copy", shortest=a, longest=b) for a, b in ((1, 5), (5, 9)))
-    with pytest.raises(SelfimpError, match="copy of 5 digits"):
+    with pytest.raises(SelfimpError, match="copy of 5 places"):
         check_disjoint({"a": trained}, {"b": guarded}, Path())
     check_disjoint({"a": trained}, {"b": StringsSource(operation="reverse", longest=9)}, Path())

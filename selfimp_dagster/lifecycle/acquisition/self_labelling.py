@@ -26,6 +26,12 @@ class SelfLabelling(BaseModel):
         "data, so that nothing is replaced by what the policy says. Before its first update all are.",
     )
     step: float = Field(default=1, gt=0, description="Levels that each promoted update adds to the reach.")
+    newest: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of the hardest levels within reach are labelled in a round; those below come "
+        "back by replay. None: all beyond the demonstrated ones.",
+    )
     votes: int = Field(default=5, ge=2, description="Responses that the policy gives to each task it labels.")
     sampling: Sampling = Field(default=Sampling(temperature=0.7), description="How tokens are drawn.")
 
@@ -83,9 +89,13 @@ def reach(
         skill: directed.get(skill, [level for level in own if level <= highest])
         for skill, own in levels.items()
     }
-    return {
-        skill: [level for level in own if level > parameters.demonstrated] for skill, own in allowed.items()
+    beyond = {
+        skill: sorted(level for level in own if level > parameters.demonstrated)
+        for skill, own in allowed.items()
     }
+    if parameters.newest is None:
+        return beyond
+    return {skill: own[-parameters.newest :] for skill, own in beyond.items()}
 
 
 def demonstrated(tasks: pl.DataFrame, context: AcquisitionContext) -> pl.DataFrame:

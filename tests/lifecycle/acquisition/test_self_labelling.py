@@ -75,6 +75,11 @@ def test_the_share_of_demonstrations_is_kept_and_steps_may_be_larger() -> None:
     assert reach({"sums": [1.0]}, {}, SelfLabelling(demonstrated=3), 5) == {"sums": []}
 
 
+@pytest.mark.parametrize(("updates", "levels"), [(0, []), (1, [4]), (2, [4, 5]), (3, [5, 6])])
+def test_the_newest_levels_alone_may_be_labelled(updates: int, levels: list[float]) -> None:
+    assert reach(_LEVELS, {}, SelfLabelling(demonstrated=3, newest=2), updates) == {"copying": levels}
+
+
 def test_what_evaluation_directed_counts_in_place_of_the_schedule() -> None:
     for updates in (0, 9):
         corpus, _ = _corpus(updates, directed={"copying": [2, 3, 4, 5]})
