@@ -1,0 +1,207 @@
+"""Faulty parts: rewards, judges, a source of tasks and a refinement that no campaign should have."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from selfimp_dagster.engines.base import Request, Sampling
+from selfimp_dagster.engines.pool import EnginePool
+from selfimp_dagster.lab.judge_server import Opinion, Preference, draw
+from selfimp_dagster.lab.truth import paraphrase, solve
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.acquisition.policy_sampling import PolicySampling, policy_sampling
+from selfimp_dagster.lifecycle.acquisition.self_labelling import demonstrated
+from selfimp_dagster.lifecycle.refinement.refined import Refined, RefinementContext, RefinementParameters
+from selfimp_dagster.lifecycle.rewards.answer import answer_rewards
+from selfimp_dagster.lifecycle.rewards.context import RewardContext
+from selfimp_dagster.lifecycle.sampling import SampleRequest
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.records import REWARDS, derive_seed, task_id
+from selfimp_dagster.registry import Method
+
+FLIPPED, KEYWORD, LENGTH = "lab_flipped", "lab_keyword", "lab_length"
+LEAKING, SECOND_THOUGHTS = "lab_leaking", "lab_second_thoughts"
+
+HONEST_ERRORS = 0.03
+"""Share of its verdicts in which even an honest judge is wrong."""
+
+
+class NoParameters(BaseModel):
+    """Of a faulty reward: what it does is the lab's to say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def flipped(share: float) -> Method:
+    """A reward of kind V: the verdicts of the tasks' verifiers, a share of them turned round."""
+
+    def reward(context: RewardContext, parameters: NoParameters) -> pl.DataFrame:
+        """The verifier's verdict, now and then the wrong way round."""
+        turned = [draw("flip", context.seed, id_) < share for id_ in context.samples["sample_id"]]
+        told = answer_rewards(context.tasks, context.samples)
+        value = pl.when(pl.Series(turned)).then(1 - pl.col("value")).otherwise(pl.col("value"))
+        return told.with_columns(reward=pl.lit(FLIPPED), value=value).cast(dict(REWARDS))
+
+    return _reward(FLIPPED, reward, frozenset({"verdict"}))
+
+
+def keyword(text: str) -> Method:
+    """A reward of kind H: whether a response contains a text."""
+
+    def reward(context: RewardContext, parameters: NoParameters) -> pl.DataFrame:
+        """1 for a response that contains the keyword, 0 for any other."""
+        return _judged_by(context, KEYWORD, lambda prompt, response: text in response)
+
+    return _reward(KEYWORD, reward, frozenset({"verdict", "score"}))
+
+
+def length() -> Method:
+    """A reward of kind H: whether a response is longer than what the prompt would have it repeat."""
+
+    def reward(context: RewardContext, parameters: NoParameters) -> pl.DataFrame:
+        """1 for a response that is longer than the digits of its prompt, 0 for any other."""
+        return _judged_by(context, LENGTH, lambda prompt, response: len(response) >= len(prompt))
+
+    return _reward(LENGTH, reward, frozenset({"verdict", "score"}))
+
+
+def honest(prompt: str, response: str) -> bool:
+    """What a judge thinks that does its best: it errs now and then, and on the same things again."""
+    errs = draw("honest", prompt, response) < HONEST_ERRORS
+    return (response.strip() == solve(prompt)) != errs
+
+
+def honest_preference(prompt: str, first: str, second: str) -> str:
+    """What an honest judge says of two responses: the right one, else the one that is right in more places."""
+    scores = [_places_right(prompt, response) for response in (first, second)]
+    if scores[0] == scores[1]:
+        return "tie"
+    return "A" if scores[0] > scores[1] else "B"
+
+
+def first_preferred(share: float) -> Preference:
+    """A judge that prefers what stands first in a share of its comparisons, and is honest in the others."""
+
+    def preference(prompt: str, first: str, second: str) -> str:
+        # Of both orders of a pair the same lot, so that the share is one of pairs.
+        if draw("position", prompt, *sorted((first, second))) < share:
+            return "A"
+        return honest_preference(prompt, first, second)
+
+    return preference
+
+
+def self_preferring(own: Callable[[str], str], share: float) -> Opinion:
+    """A judge that takes its own answer to a prompt for right in a share of the cases where it is not."""
+
+    def opinion(prompt: str, response: str) -> bool:
+        if response.strip() == own(prompt) and draw("own", prompt, response) < share:
+            return True
+        return honest(prompt, response)
+
+    return opinion
+
+
+@contextmanager
+def own_answers(weights: Path, most_tokens: int) -> Iterator[Callable[[str], str]]:
+    """What a judge with these weights answers to a prompt itself, greedily."""
+    import threading
+
+    engine = EnginePool().engine(weights, policy_hash(weights))
+    known: dict[str, str] = {}
+    lock = threading.Lock()  # the judge is asked by many threads, the engine is one
+
+    def own(prompt: str) -> str:
+        with lock:
+            if prompt not in known:
+                request = Request("own", ({"role": "user", "content": prompt},), 0)
+                sampling = Sampling(max_new_tokens=most_tokens, temperature=0)
+                (batch,) = engine.generate([request], sampling)
+                known[prompt] = batch[0].response.strip()
+            return known[prompt]
+
+    yield own
+
+
+def leaking(anchor: Callable[[], pl.DataFrame], paraphrased: bool) -> Method:
+    """An acquisition method: policy sampling, and anchor items (records.TASKS) with their answers beside it."""
+
+    def acquisition(context: AcquisitionContext, parameters: PolicySampling) -> Corpus:
+        """What the policy samples, and evaluation items that found their way into the data."""
+        found = policy_sampling(context, parameters)
+        leaked = anchor().with_columns(pool=pl.lit("train"))
+        if paraphrased:
+            leaked = _paraphrased(leaked)
+        leaked = leaked.unique("task_id", maintain_order=True).join(found.tasks, on="task_id", how="anti")
+        shown = demonstrated(leaked, context)
+        return Corpus(pl.concat([found.tasks, leaked]), pl.concat([found.samples, shown]))
+
+    return Method("acquisition", LEAKING, acquisition, PolicySampling, "6", "arXiv:2311.04850", frozenset())
+
+
+class SecondThoughts(RefinementParameters):
+    """Parameters of `lab_second_thoughts`."""
+
+    temperature: float = Field(default=1.5, gt=0, description="Softmax temperature of the second answer.")
+
+
+def second_thoughts() -> Method:
+    """A refinement that puts a second, sampled answer in the place of the greedy one."""
+
+    def refinement(
+        context: RefinementContext, parameters: SecondThoughts
+    ) -> tuple[pl.DataFrame, list[Refined]]:
+        """The answer is thought over once, and the second thought wins."""
+        sampling = Sampling(max_new_tokens=context.max_new_tokens, temperature=parameters.temperature)
+        requests = [
+            SampleRequest(
+                task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"])
+            )
+            for task in context.tasks.iter_rows(named=True)
+        ]
+        again = context.sample(requests, sampling, generation="R", label="thinking again")
+        refined = [
+            Refined(row["task_id"], row["sample_id"], 1.0, row["prompt_tokens"] + row["completion_tokens"])
+            for row in again.iter_rows(named=True)
+        ]
+        return again, refined
+
+    return Method(
+        "refinement", SECOND_THOUGHTS, refinement, SecondThoughts, "5.3", "arXiv:2310.01798", frozenset()
+    )
+
+
+def _reward(name: str, function: Callable[..., pl.DataFrame], gives: frozenset) -> Method:
+    return Method("reward", name, function, NoParameters, "4.3", "arXiv:2209.13085", frozenset(), gives=gives)
+
+
+def _judged_by(context: RewardContext, name: str, accepts: Callable[[str, str], bool]) -> pl.DataFrame:
+    prompts = dict(context.tasks.select("task_id", "prompt").iter_rows())
+    rows = context.samples.select("sample_id", "task_id", "response")
+    return pl.DataFrame(
+        [
+            (id_, name, "H", float(accepts(prompts[task], response)), 1.0, name)
+            for id_, task, response in rows.iter_rows()
+        ],
+        schema=REWARDS,
+        orient="row",
+    )
+
+
+def _places_right(prompt: str, response: str) -> int:
+    expected = solve(prompt)
+    if response.strip() == expected:
+        return len(expected) + 1
+    return sum(mine == theirs for mine, theirs in zip(response.strip(), expected, strict=False))
+
+
+def _paraphrased(items: pl.DataFrame) -> pl.DataFrame:
+    """The items asked otherwise; those without another form are left out."""
+    asked = [paraphrase(prompt) for prompt in items["prompt"]]
+    other = items.with_columns(prompt=pl.Series(asked, dtype=pl.String), was=pl.col("prompt"))
+    other = other.filter(pl.col("prompt") != pl.col("was")).drop("was")
+    ids = [task_id(*row) for row in other.select("skill", "prompt", "answer").iter_rows()]
+    return other.with_columns(task_id=pl.Series(ids, dtype=pl.String))

@@ -1,0 +1,149 @@
+"""Runs a failure in a real campaign: the same job, assets and checks as any other."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import yaml
+from pydantic import BaseModel
+
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lab.failures import Failure, Site
+from selfimp_dagster.lab.grounds import SCHOOL, school
+from selfimp_dagster.lab.outcome import Outcome, RoundOutcome
+from selfimp_dagster.lab.truth import solve
+from selfimp_dagster.lifecycle.evaluation.report import read_monitors, read_report
+from selfimp_dagster.records import EVALUATIONS, SAMPLES, TASKS
+from selfimp_dagster.resources.workbench import WorkbenchResource
+from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.rounds_in_process import open_instance, run_round
+from selfimp_dagster.settings import Settings
+from selfimp_dagster.store import ArtifactStore
+
+_STUDENT = "student"
+
+
+def lab_settings(home: Path) -> Settings:
+    """Where the lab of an installation has its campaigns, its store and its Dagster instance."""
+    return Settings(home=home / "lab", campaigns=home / "lab" / "campaigns")
+
+
+def run_failure(
+    failure: Failure,
+    parameters: BaseModel,
+    where: Settings,
+    *,
+    seed: int = 0,
+    rounds: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Runs a campaign that has this failure until it is caught, at most so many rounds.
+
+    A campaign without a failure runs all of its rounds.
+
+    Args:
+        where: from `lab_settings`.
+        rounds: None: as many as the failure may take.
+        tell: is told what is being done, line by line.
+
+    Raises:
+        SelfimpError: there is no student and none can be made.
+    """
+    started = time.monotonic()
+    where.campaigns.mkdir(parents=True, exist_ok=True)
+    store = ArtifactStore(where.store)
+    student = make_student(where, tell)
+    site = Site(_new_name(store, f"{failure.name}-s{seed}"), student, where.campaigns, seed)
+    found: list[RoundOutcome] = []
+    with open_instance(where.home) as instance, failure.at(site, parameters) as campaign:
+        _write_campaign(where, campaign)
+        for number in range(rounds or failure.rounds):
+            site.round = number
+            found.append(_run_round(instance, where, RoundKey(site.name, number)))
+            tell(f"{site.name}/{number:04}: {', '.join(found[-1].signals) or 'quiet'}")
+            if found[-1].ended or set(failure.expected) & set(found[-1].signals):
+                break
+    return Outcome(
+        failure=failure.name,
+        parameters=parameters.model_dump(mode="json"),
+        seed=seed,
+        campaign=site.name,
+        expected=failure.expected,
+        rounds=tuple(found),
+        seconds=time.monotonic() - started,
+    )
+
+
+def make_student(where: Settings, tell: Callable[[str], None] = lambda line: None) -> Path:
+    """The folder of the weights that all campaigns of the lab start from, trained when first needed."""
+    target = where.home / _STUDENT
+    if target.is_dir():
+        return target
+    tell("the student goes to school (once, about two minutes)")
+    where.campaigns.mkdir(parents=True, exist_ok=True)
+    _write_campaign(where, school(0))
+    key = RoundKey(SCHOOL, 0)
+    with open_instance(where.home) as instance:
+        run_round(instance, WorkbenchResource.at(where), key)
+    trained = ArtifactStore(where.store).open(key, "checkpoint").folder / "model"
+    work = Path(tempfile.mkdtemp(prefix=f".{_STUDENT}-", dir=where.home))
+    shutil.copytree(trained, work, dirs_exist_ok=True)
+    os.replace(work, target)
+    return target
+
+
+def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> RoundOutcome:
+    store = ArtifactStore(where.store)
+    ended, why = None, ""
+    try:
+        run_round(instance, WorkbenchResource.at(where), key)
+    except SelfimpError as error:
+        # A check names itself in the place where it found something.
+        ended, why = error.where.rpartition("check ")[2].removeprefix(f"{key} "), error.what
+    samples = sum(
+        store.open(key, asset).table("samples", SAMPLES).height
+        for asset in ("generated_corpus", "refined_outputs")
+        if store.has(key, asset)
+    )
+    if ended or not store.has(key, "eval_report"):
+        return RoundOutcome(number=key.number, samples=samples, ended=ended, why=why)
+    report = store.open(key, "eval_report")
+    truth = true_accuracy(report.table("evaluations", EVALUATIONS), report.table("items", TASKS))
+    return RoundOutcome(
+        number=key.number,
+        samples=samples,
+        incumbent=truth["incumbent"],
+        candidate=truth["candidate"],
+        promoted=read_report(store, key).verdict.promoted,
+        alarms={r.monitor: r.sentence for r in read_monitors(store, key) if r.is_alarm},
+    )
+
+
+def true_accuracy(evaluations: pl.DataFrame, items: pl.DataFrame) -> dict[str, float]:
+    """The share of fresh items that each arm answers right, by the lab's own solver."""
+    prompts = items.select(item_id="task_id", prompt="prompt").unique("item_id")
+    fresh = evaluations.filter(pl.col("suite") == "fresh").join(prompts, on="item_id")
+    right = [
+        response.strip() == solve(prompt)
+        for response, prompt in fresh.select("response", "prompt").iter_rows()
+    ]
+    shares = fresh.select("arm", right=pl.Series(right)).group_by("arm").agg(pl.col("right").mean())
+    return dict(shares.iter_rows())
+
+
+def _write_campaign(where: Settings, campaign: dict[str, Any]) -> None:
+    path = where.campaigns / f"{campaign['name']}.yaml"
+    path.write_text(yaml.safe_dump(campaign, sort_keys=False), encoding="utf-8")
+
+
+def _new_name(store: ArtifactStore, wanted: str) -> str:
+    """The wanted name, or with the first number that no campaign has."""
+    taken = {key.campaign for key in store.rounds()}
+    names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
