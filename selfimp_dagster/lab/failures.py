@@ -283,7 +283,7 @@ def position_bias(site: Site, parameters: Share) -> Iterator[dict[str, Any]]:
     rounds=2,
 )
 def self_preference(site: Site, parameters: Share) -> Iterator[dict[str, Any]]:
-    """A judge takes for right, in a share of cases, what it would have said itself: it is of the policy's kin."""
+    """A judge of the policy's kin takes for right, in a share of cases, what it would have said itself."""
     with (
         parts.own_answers(site.student, MOST_TOKENS) as own,
         _judged(site, opinion=parts.self_preferring(own, parameters.share)) as campaign,
@@ -403,7 +403,7 @@ def _rewarded_by(site: Site, reward: str) -> dict[str, Any]:
 
 
 def _hacked(campaign: Mapping[str, Any]) -> dict[str, Any]:
-    """The campaign with a policy that tries much and learns fast, as whoever optimises a reward would want."""
+    """The campaign with a policy that tries much and learns fast, as one that is after a reward would."""
     changes = {
         "acquisition": {"sampling": {"temperature": 1.2}},
         "optimization": {"learning_rate": 1e-3, "epochs": 6},

@@ -70,15 +70,14 @@ class Outcome(_Frozen):
         return tuple(dict.fromkeys(found))
 
     @property
-    def truth(self) -> tuple[float, float] | None:
-        """True accuracy of the first incumbent and of the last candidate, None if no round was measured."""
-        measured = [r for r in self.rounds if r.incumbent is not None and r.candidate is not None]
-        if not measured:
-            return None
-        first, last = measured[0].incumbent, measured[-1].candidate
-        assert first is not None
-        assert last is not None
-        return first, last
+    def course(self) -> tuple[float, ...]:
+        """True accuracy of the first incumbent, then of each round's candidate; may be empty."""
+        measured = [
+            (round_.incumbent, round_.candidate)
+            for round_ in self.rounds
+            if round_.incumbent is not None and round_.candidate is not None
+        ]
+        return (*(before for before, _ in measured[:1]), *(after for _, after in measured))
 
 
 class Rate(NamedTuple):

@@ -75,7 +75,7 @@ def honest(prompt: str, response: str) -> bool:
 
 
 def honest_preference(prompt: str, first: str, second: str) -> str:
-    """What an honest judge says of two responses: the right one, else the one that is right in more places."""
+    """What an honest judge says of two responses: the one that is right, or right in more places."""
     scores = [_places_right(prompt, response) for response in (first, second)]
     if scores[0] == scores[1]:
         return "tie"
@@ -127,7 +127,7 @@ def own_answers(weights: Path, most_tokens: int) -> Iterator[Callable[[str], str
 
 
 def leaking(anchor: Callable[[], pl.DataFrame], paraphrased: bool) -> Method:
-    """An acquisition method: policy sampling, and anchor items (records.TASKS) with their answers beside it."""
+    """An acquisition method: policy sampling, and anchor items (records.TASKS) with their answers."""
 
     def acquisition(context: AcquisitionContext, parameters: PolicySampling) -> Corpus:
         """What the policy samples, and evaluation items that found their way into the data."""

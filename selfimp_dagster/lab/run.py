@@ -30,8 +30,8 @@ _STUDENT = "student"
 
 
 def lab_settings(home: Path) -> Settings:
-    """Where the lab of an installation has its campaigns, its store and its Dagster instance."""
-    return Settings(home=home / "lab", campaigns=home / "lab" / "campaigns")
+    """Where a lab has its campaigns, its store and its Dagster instance."""
+    return Settings(home=home.resolve(), campaigns=home.resolve() / "campaigns")
 
 
 def run_failure(
