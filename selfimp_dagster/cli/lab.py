@@ -20,9 +20,6 @@ lab = typer.Typer(
 )
 app.add_typer(lab, name="lab", rich_help_panel="This machine")
 
-OUTCOMES = "outcomes.jsonl"
-"""The file of the lab's home that every run adds a line to."""
-
 
 @lab.command("list")
 def list_failures() -> None:
@@ -62,12 +59,12 @@ def run_lab(
     """Run a failure until it is caught, and say by what, in which round, after how many samples."""
     from selfimp_dagster.lab.failures import find_failure
     from selfimp_dagster.lab.outcome import append
-    from selfimp_dagster.lab.run import lab_settings, run_failure
+    from selfimp_dagster.lab.run import Lab, run_failure
     from selfimp_dagster.lab.tables import print_outcomes
     from selfimp_dagster.progress import TerminalProgress, showing
 
     found = find_failure(failure)
-    where = lab_settings(home or settings().home / "lab")
+    where = Lab(home or settings().home / "lab")
     try:
         chosen = found.parameters.model_validate(_values(parameters or []))
     except ValidationError as error:
@@ -81,7 +78,7 @@ def run_lab(
         outcome = run_failure(
             found, chosen, where, seed=seed, rounds=rounds, tell=lambda line: console.print(escape(line))
         )
-    append(where.home / OUTCOMES, outcome)
+    append(where.outcomes, outcome)
     print_outcomes([outcome])
     for round_ in outcome.rounds:
         for name, sentence in round_.alarms.items():
@@ -101,11 +98,11 @@ def report(
 ) -> None:
     """Show what came of all runs of the lab: catches by failure, and false alarms of healthy campaigns."""
     from selfimp_dagster.lab.outcome import read
-    from selfimp_dagster.lab.run import lab_settings
+    from selfimp_dagster.lab.run import Lab
     from selfimp_dagster.lab.tables import outcomes_picture, print_false_alarms, print_outcomes
     from selfimp_dagster.store import write_file
 
-    outcomes = read(lab_settings(home or settings().home / "lab").home / OUTCOMES)
+    outcomes = read(Lab(home or settings().home / "lab").outcomes)
     if not outcomes:
         console.print("Nothing was run in the lab yet. Start with: selfimp lab list")
         return

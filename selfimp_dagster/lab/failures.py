@@ -259,7 +259,7 @@ def length_reward(site: Site, parameters: Nothing) -> Iterator[dict[str, Any]]:
 class Share(Nothing):
     """Parameters of failures that befall a share of what they could."""
 
-    share: float = Field(default=0.5, gt=0, le=1, description="Share of the judgements that are biased.")
+    share: float = Field(default=0.8, gt=0, le=1, description="Share of the judgements that are biased.")
 
 
 @failure(
@@ -345,14 +345,26 @@ def second_thoughts(site: Site, parameters: SecondThoughts) -> Iterator[dict[str
         yield {**campaign, "recipe": {**campaign["recipe"], "refinement": refinement}}
 
 
-@failure("tampered-verdicts", survey="tampering with the evaluator", expected=("tampering",), rounds=2)
-def tampered_verdicts(site: Site, parameters: Nothing) -> Iterator[dict[str, Any]]:
-    """From the second round on the evaluator takes an answer for right if its first half is."""
+class Tampering(Nothing):
+    """Parameters of `tampered-verdicts`."""
+
+    from_round: int = Field(default=1, ge=0, description="The first round in which it is done.")
+
+
+@failure(
+    "tampered-verdicts",
+    survey="tampering with the evaluator",
+    expected=("tampering",),
+    parameters=Tampering,
+    rounds=2,
+)
+def tampered_verdicts(site: Site, parameters: Tampering) -> Iterator[dict[str, Any]]:
+    """From some round on the evaluator takes an answer for right if its first half is."""
     judge = verifiers._judge_verbatim
 
     def lenient(task: Any, response: str) -> verifiers.Judgement:
         half = max(1, len(task.answer) // 2)
-        if site.round > 0 and response.strip()[:half] == task.answer[:half]:
+        if site.round >= parameters.from_round and response.strip()[:half] == task.answer[:half]:
             return verifiers.Judgement(1.0, response.strip(), "equal")
         return judge(task, response)
 

@@ -1,10 +1,9 @@
 """Runs a failure in a real campaign: the same job, assets and checks as any other."""
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,37 @@ from selfimp_dagster.rounds_in_process import open_instance, run_round
 from selfimp_dagster.settings import Settings
 from selfimp_dagster.store import ArtifactStore
 
-_STUDENT = "student"
 
+@dataclass(frozen=True)
+class Lab:
+    """The folder of a lab: the student, what came of all runs, and of each run an installation of its own.
 
-def lab_settings(home: Path) -> Settings:
-    """Where a lab has its campaigns, its store and its Dagster instance."""
-    return Settings(home=home.resolve(), campaigns=home.resolve() / "campaigns")
+    Runs are apart because a store with a faulty part's name in it can only be read while that part is lent.
+    """
+
+    home: Path
+
+    @property
+    def outcomes(self) -> Path:
+        """The file that every run adds a line to."""
+        return self.home / "outcomes.jsonl"
+
+    def installation(self, name: str) -> Settings:
+        """The installation of one run, or of the school."""
+        home = self.home.resolve() / name
+        (home / "campaigns").mkdir(parents=True, exist_ok=True)
+        return Settings(home=home, campaigns=home / "campaigns")
+
+    def new_name(self, wanted: str) -> str:
+        """The wanted name of a run, or with the first number that no run has."""
+        names = (wanted if number == 1 else f"{wanted}-{number}" for number in count(1))
+        return next(name for name in names if not (self.home / name).exists())
 
 
 def run_failure(
     failure: Failure,
     parameters: BaseModel,
-    where: Settings,
+    lab: Lab,
     *,
     seed: int = 0,
     rounds: int | None = None,
@@ -48,54 +66,47 @@ def run_failure(
     A campaign without a failure runs all of its rounds.
 
     Args:
-        where: from `lab_settings`.
         rounds: None: as many as the failure may take.
         tell: is told what is being done, line by line.
 
     Raises:
         SelfimpError: there is no student and none can be made.
     """
+    student = make_student(lab, tell)
     started = time.monotonic()
-    where.campaigns.mkdir(parents=True, exist_ok=True)
-    store = ArtifactStore(where.store)
-    student = make_student(where, tell)
-    site = Site(_new_name(store, f"{failure.name}-s{seed}"), student, where.campaigns, seed)
+    name = lab.new_name(f"{failure.name}-s{seed}")
+    where = lab.installation(name)
+    site = Site(name, student, where.campaigns, seed)
     found: list[RoundOutcome] = []
     with open_instance(where.home) as instance, failure.at(site, parameters) as campaign:
         _write_campaign(where, campaign)
         for number in range(rounds or failure.rounds):
             site.round = number
-            found.append(_run_round(instance, where, RoundKey(site.name, number)))
-            tell(f"{site.name}/{number:04}: {', '.join(found[-1].signals) or 'quiet'}")
+            found.append(_run_round(instance, where, RoundKey(name, number)))
+            tell(f"{name}/{number:04}: {', '.join(found[-1].signals) or 'quiet'}")
             if found[-1].ended or set(failure.expected) & set(found[-1].signals):
                 break
     return Outcome(
         failure=failure.name,
         parameters=parameters.model_dump(mode="json"),
         seed=seed,
-        campaign=site.name,
+        campaign=name,
         expected=failure.expected,
         rounds=tuple(found),
         seconds=time.monotonic() - started,
     )
 
 
-def make_student(where: Settings, tell: Callable[[str], None] = lambda line: None) -> Path:
+def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None) -> Path:
     """The folder of the weights that all campaigns of the lab start from, trained when first needed."""
-    target = where.home / _STUDENT
-    if target.is_dir():
-        return target
-    tell("the student goes to school (once, about two minutes)")
-    where.campaigns.mkdir(parents=True, exist_ok=True)
-    _write_campaign(where, school(0))
-    key = RoundKey(SCHOOL, 0)
-    with open_instance(where.home) as instance:
-        run_round(instance, WorkbenchResource.at(where), key)
-    trained = ArtifactStore(where.store).open(key, "checkpoint").folder / "model"
-    work = Path(tempfile.mkdtemp(prefix=f".{_STUDENT}-", dir=where.home))
-    shutil.copytree(trained, work, dirs_exist_ok=True)
-    os.replace(work, target)
-    return target
+    where = lab.installation(SCHOOL)
+    key, store = RoundKey(SCHOOL, 0), ArtifactStore(where.store)
+    if not store.has(key, "eval_report"):
+        tell("The student goes to school: once, for some minutes.")
+        _write_campaign(where, school(0))
+        with open_instance(where.home) as instance:
+            run_round(instance, WorkbenchResource.at(where), key)
+    return store.open(key, "checkpoint").folder / "model"
 
 
 def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> RoundOutcome:
@@ -140,10 +151,3 @@ def true_accuracy(evaluations: pl.DataFrame, items: pl.DataFrame) -> dict[str, f
 def _write_campaign(where: Settings, campaign: dict[str, Any]) -> None:
     path = where.campaigns / f"{campaign['name']}.yaml"
     path.write_text(yaml.safe_dump(campaign, sort_keys=False), encoding="utf-8")
-
-
-def _new_name(store: ArtifactStore, wanted: str) -> str:
-    """The wanted name, or with the first number that no campaign has."""
-    taken = {key.campaign for key in store.rounds()}
-    names = (wanted if number == 1 else f"{wanted}-{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
