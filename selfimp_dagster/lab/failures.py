@@ -232,7 +232,7 @@ def flipped_verdicts(site: Site, parameters: Flips) -> Iterator[dict[str, Any]]:
 class Keyword(Nothing):
     """Parameters of `keyword-reward`."""
 
-    keyword: str = Field(default="7", min_length=1, description="What a response has to contain.")
+    keyword: str = Field(default="g", min_length=1, description="What a response has to contain.")
 
 
 @failure(

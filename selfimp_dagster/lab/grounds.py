@@ -33,7 +33,7 @@ _CHAIN: list[dict[str, Any]] = [
 def school(seed: int) -> dict[str, Any]:
     """The campaign file that makes a student of a model that knows nothing: one round of demonstrations.
 
-    The student copies and reverses up to 5 digits, and some of what is longer, so that there is something to
+    The student copies and reverses up to 5 letters, and some of what is longer, so that there is something to
     gain and something to lose.
     """
     return {

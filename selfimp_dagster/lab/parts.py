@@ -62,7 +62,7 @@ def length() -> Method:
     """A reward of kind H: whether a response is longer than what the prompt would have it repeat."""
 
     def reward(context: RewardContext, parameters: NoParameters) -> pl.DataFrame:
-        """1 for a response that is longer than the digits of its prompt, 0 for any other."""
+        """1 for a response that is longer than the text of its prompt, 0 for any other."""
         return _judged_by(context, LENGTH, lambda prompt, response: len(response) >= len(prompt))
 
     return _reward(LENGTH, reward, frozenset({"verdict", "score"}))

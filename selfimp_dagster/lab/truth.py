@@ -11,16 +11,18 @@ def solve(prompt: str) -> str:
     Raises:
         ValueError: it is none.
     """
-    operation, digits = _OPERATIONS.get(prompt[:1]), prompt[1:]
-    if not digits.isdecimal() or (operation == "addition" and len(digits) % 2):
-        raise ValueError(f"{prompt!r} is no task of strings")
-    if operation == "copy":
-        return digits
-    if operation == "reverse":
-        return digits[::-1]
-    if operation == "addition":
-        first, second = (int(digits[place::2][::-1]) for place in (0, 1))
-        return str(first + second)[::-1]
+    match _OPERATIONS.get(prompt[:1]), prompt[1:]:
+        case "copy", text if text.isalpha():
+            return text
+        case "reverse", text if text.isalpha():
+            return text[::-1]
+        case "addition", text if text.isdecimal() and len(text) % 2 == 0:
+            first, second = text[::2], text[1::2]
+            # What a column comes to is the sum of all places so far, less what lower columns keep of it.
+            return "".join(
+                f"{(_value(first[:place]) + _value(second[:place])) // 10 ** (place - 1):02}"
+                for place in range(1, len(first) + 1)
+            )
     raise ValueError(f"{prompt!r} is no task of strings")
 
 
@@ -33,10 +35,14 @@ def paraphrase(prompt: str) -> str:
         ValueError: it is no prompt of `tasks.strings`.
     """
     solve(prompt)
-    operation, digits = _OPERATIONS[prompt[:1]], prompt[1:]
+    operation, text = _OPERATIONS[prompt[:1]], prompt[1:]
     if operation == "addition":
-        pairs = zip(digits[::2], digits[1::2], strict=True)
+        pairs = zip(text[::2], text[1::2], strict=True)
         return SIGNS[operation] + "".join(second + first for first, second in pairs)
-    if digits == digits[::-1]:
+    if text == text[::-1]:
         return prompt
-    return SIGNS["reverse" if operation == "copy" else "copy"] + digits[::-1]
+    return SIGNS["reverse" if operation == "copy" else "copy"] + text[::-1]
+
+
+def _value(lowest_place_first: str) -> int:
+    return int(lowest_place_first[::-1])
