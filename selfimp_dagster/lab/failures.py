@@ -172,9 +172,9 @@ class Autophagy(Nothing):
 @failure(
     "autophagy",
     survey="data autophagy and collapse",
-    expected=("collapse", "real_data"),
+    expected=("collapse",),
     parameters=Autophagy,
-    rounds=5,
+    rounds=6,
     gate_open=True,
 )
 def autophagy(site: Site, parameters: Autophagy) -> Iterator[dict[str, Any]]:
@@ -283,11 +283,9 @@ def position_bias(site: Site, parameters: Share) -> Iterator[dict[str, Any]]:
     rounds=2,
 )
 def self_preference(site: Site, parameters: Share) -> Iterator[dict[str, Any]]:
-    """A judge of the policy's kin takes for right, in a share of cases, what it would have said itself."""
-    with (
-        parts.own_answers(site.student, MOST_TOKENS) as own,
-        _judged(site, opinion=parts.self_preferring(own, parameters.share)) as campaign,
-    ):
+    """A judge of the policy's kin takes for right, in a share of cases, what it might have said itself."""
+    kin = parts.familiarity(site.student)
+    with _judged(site, opinion=parts.self_preferring(kin, parameters.share)) as campaign:
         yield campaign
 
 
@@ -392,7 +390,7 @@ def tampered_items(site: Site, parameters: Nothing) -> Iterator[dict[str, Any]]:
 class Spending(Nothing):
     """Parameters of `overspending`."""
 
-    tokens: int = Field(default=12_000, ge=1, description="The budget: less than two rounds need.")
+    tokens: int = Field(default=45_000, ge=1, description="The budget: less than two rounds need.")
 
 
 @failure("overspending", survey="budget", expected=("budget",), parameters=Spending)

@@ -17,6 +17,7 @@ class RoundOutcome(_Frozen):
 
     `samples` counts the responses that its corpus and its refinement are made of. The accuracies are shares
     of the fresh items of the round, by the lab's own solver: no failure touches those items or that solver.
+    `reported` is what the evaluator says of the candidate on anchor items.
     `alarms` are sentences by monitor. `ended` is the check that ended the round, or how the run failed, and
     `why` what it said; a round that was ended has no accuracies.
     """
@@ -25,6 +26,7 @@ class RoundOutcome(_Frozen):
     samples: int = 0
     incumbent: float | None = None
     candidate: float | None = None
+    reported: float | None = None
     promoted: bool = False
     alarms: dict[str, str] = {}
     ended: str | None = None
@@ -79,6 +81,11 @@ class Outcome(_Frozen):
         ]
         return (*(before for before, _ in measured[:1]), *(after for _, after in measured))
 
+    @property
+    def reported(self) -> float | None:
+        """What the evaluator says of the last candidate on anchor items; None if none was measured."""
+        return next((r.reported for r in reversed(self.rounds) if r.reported is not None), None)
+
 
 class Rate(NamedTuple):
     """So many of so many, with the exact interval of the share (Clopper and Pearson 1934) at 95 %."""
@@ -109,12 +116,20 @@ def read(path: Path) -> list[Outcome]:
     return [Outcome.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+ANY, ANY_BY_CHANCE = "any", "any but real_data"
+"""Keys of `false_alarms`. The monitor real_data has no error: it says what a recipe does."""
+
+
 def false_alarms(healthy: Sequence[Outcome]) -> dict[str, Rate]:
-    """How many healthy campaigns had any signal (key `any`), and each one that sounded in some."""
+    """How many healthy campaigns had any signal, how many one that can come by chance, and each by name."""
+    heard = [{signal for round_ in outcome.rounds for signal in round_.signals} for outcome in healthy]
     names = dict.fromkeys(s for outcome in healthy for r in outcome.rounds for s in r.signals)
-    found = {name: sum(any(name in r.signals for r in o.rounds) for o in healthy) for name in names}
-    sounded = sum(any(r.signals for r in o.rounds) for o in healthy)
-    return {name: rate(count, len(healthy)) for name, count in {"any": sounded, **found}.items()}
+    counts = {
+        ANY: sum(bool(signals) for signals in heard),
+        ANY_BY_CHANCE: sum(bool(signals - {"real_data"}) for signals in heard),
+        **{name: sum(name in signals for signals in heard) for name in names},
+    }
+    return {name: rate(count, len(healthy)) for name, count in counts.items()}
 
 
 def by_failure(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

@@ -1,13 +1,14 @@
 """Faulty parts: rewards, judges, a source of tasks and a refinement that no campaign should have."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from selfimp_dagster.engines.base import Request, Sampling
+from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lab.judge_server import Opinion, Preference, draw
 from selfimp_dagster.lab.truth import paraphrase, solve
@@ -20,13 +21,17 @@ from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.sampling import SampleRequest
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.records import REWARDS, derive_seed, task_id
-from selfimp_dagster.registry import Method
+from selfimp_dagster.registry import Method, Signal
 
 FLIPPED, KEYWORD, LENGTH = "lab_flipped", "lab_keyword", "lab_length"
 LEAKING, SECOND_THOUGHTS = "lab_leaking", "lab_second_thoughts"
 
 HONEST_ERRORS = 0.03
 """Share of its verdicts in which even an honest judge is wrong."""
+
+
+FAMILIAR = -1.0
+"""Mean log-probability of a token, in nats, from which a response is familiar to a judge."""
 
 
 class NoParameters(BaseModel):
@@ -94,36 +99,27 @@ def first_preferred(share: float) -> Preference:
     return preference
 
 
-def self_preferring(own: Callable[[str], str], share: float) -> Opinion:
-    """A judge that takes its own answer to a prompt for right in a share of the cases where it is not."""
+def self_preferring(familiarity: Callable[[str, str], float], share: float) -> Opinion:
+    """A judge that takes what is familiar to it for right, in a share of the cases where it is not."""
 
     def opinion(prompt: str, response: str) -> bool:
-        if response.strip() == own(prompt) and draw("own", prompt, response) < share:
-            return True
-        return honest(prompt, response)
+        is_familiar = familiarity(prompt, response.strip()) >= FAMILIAR
+        return (is_familiar and draw("own", prompt, response) < share) or honest(prompt, response)
 
     return opinion
 
 
-@contextmanager
-def own_answers(weights: Path, most_tokens: int) -> Iterator[Callable[[str], str]]:
-    """What a judge with these weights answers to a prompt itself, greedily."""
-    import threading
-
+def familiarity(weights: Path) -> Callable[[str, str], float]:
+    """How likely the model with these weights finds a response: the mean log-probability of its tokens."""
     engine = EnginePool().engine(weights, policy_hash(weights))
-    known: dict[str, str] = {}
     lock = threading.Lock()  # the judge is asked by many threads, the engine is one
 
-    def own(prompt: str) -> str:
+    def mean_logprob(prompt: str, response: str) -> float:
         with lock:
-            if prompt not in known:
-                request = Request("own", ({"role": "user", "content": prompt},), 0)
-                sampling = Sampling(max_new_tokens=most_tokens, temperature=0)
-                (batch,) = engine.generate([request], sampling)
-                known[prompt] = batch[0].response.strip()
-            return known[prompt]
+            (tokens,) = engine.logprobs([(({"role": "user", "content": prompt},), response)])
+        return fmean(tokens) if tokens else float("-inf")
 
-    yield own
+    return mean_logprob
 
 
 def leaking(anchor: Callable[[], pl.DataFrame], paraphrased: bool) -> Method:
@@ -174,7 +170,7 @@ def second_thoughts() -> Method:
     )
 
 
-def _reward(name: str, function: Callable[..., pl.DataFrame], gives: frozenset) -> Method:
+def _reward(name: str, function: Callable[..., pl.DataFrame], gives: frozenset[Signal]) -> Method:
     return Method("reward", name, function, NoParameters, "4.3", "arXiv:2209.13085", frozenset(), gives=gives)
 
 

@@ -126,12 +126,15 @@ def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> 
         return RoundOutcome(number=key.number, samples=samples, ended=ended, why=why)
     report = store.open(key, "eval_report")
     truth = true_accuracy(report.table("evaluations", EVALUATIONS), report.table("items", TASKS))
+    found = read_report(store, key)
+    anchor = found.score("anchor", "candidate")
     return RoundOutcome(
         number=key.number,
         samples=samples,
         incumbent=truth["incumbent"],
         candidate=truth["candidate"],
-        promoted=read_report(store, key).verdict.promoted,
+        reported=anchor.accuracy if anchor else None,
+        promoted=found.verdict.promoted,
         alarms={r.monitor: r.sentence for r in read_monitors(store, key) if r.is_alarm},
     )
 

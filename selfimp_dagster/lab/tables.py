@@ -15,6 +15,7 @@ HEADER = (
     "in round (least to most)",
     "after samples (mean)",
     "true accuracy, from to (mean)",
+    "reported at last",
     "also sounded",
 )
 
@@ -25,6 +26,7 @@ def catch_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     for name, runs in by_failure(o for o in outcomes if o.failure != "none").items():
         caught = [(run, run.caught) for run in runs if run.caught is not None]
         numbers = [round_.number for _, round_ in caught]
+        reported = [run.reported for run in runs if run.reported is not None]
         courses = [run.course for run in runs if run.course]
         rows.append(
             (
@@ -37,6 +39,7 @@ def catch_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
                 ""
                 if not courses
                 else f"{fmean(c[0] for c in courses):.2f} to {fmean(c[-1] for c in courses):.2f}",
+                "" if not reported else f"{fmean(reported):.2f}",
                 _counted([other for run in runs for other in run.others]),
             )
         )
