@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfimp_dagster.campaign import load_campaign, merged
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lab import parts
-from selfimp_dagster.lab.grounds import MOST_TOKENS, Ground, healthy
+from selfimp_dagster.lab.grounds import Ground, healthy
 from selfimp_dagster.lab.judge_server import Opinion, Preference, judge_server
 from selfimp_dagster.lifecycle.evaluation import stage as evaluation_stage
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items

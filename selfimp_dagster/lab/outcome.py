@@ -18,8 +18,8 @@ class RoundOutcome(_Frozen):
     `samples` counts the responses that its corpus and its refinement are made of. The accuracies are shares
     of the fresh items of the round, by the lab's own solver: no failure touches those items or that solver.
     `reported` is what the evaluator says of the candidate on anchor items.
-    `alarms` are sentences by monitor. `ended` is the check that ended the round, or how the run failed, and
-    `why` what it said; a round that was ended has no accuracies.
+    `alarms` are sentences by monitor. `ended` is what ended the round (budget, a check, or a stage
+    that failed), and `why` what it said; a round that was ended has no accuracies.
     """
 
     number: int

@@ -128,14 +128,25 @@ def leaking(anchor: Callable[[], pl.DataFrame], paraphrased: bool) -> Method:
     def acquisition(context: AcquisitionContext, parameters: PolicySampling) -> Corpus:
         """What the policy samples, and evaluation items that found their way into the data."""
         found = policy_sampling(context, parameters)
-        leaked = anchor().with_columns(pool=pl.lit("train"))
-        if paraphrased:
-            leaked = _paraphrased(leaked)
-        leaked = leaked.unique("task_id", maintain_order=True).join(found.tasks, on="task_id", how="anti")
-        shown = demonstrated(leaked, context)
-        return Corpus(pl.concat([found.tasks, leaked]), pl.concat([found.samples, shown]))
+        new = leaked(anchor(), paraphrased).join(found.tasks, on="task_id", how="anti")
+        shown = demonstrated(new, context)
+        return Corpus(pl.concat([found.tasks, new]), pl.concat([found.samples, shown]))
 
     return Method("acquisition", LEAKING, acquisition, PolicySampling, "6", "arXiv:2311.04850", frozenset())
+
+
+def leaked(items: pl.DataFrame, paraphrased: bool) -> pl.DataFrame:
+    """Evaluation items as tasks of the train pool (records.TASKS), as they are or asked otherwise.
+
+    Items without another form are left out where they are asked otherwise.
+    """
+    tasks = items.with_columns(pool=pl.lit("train"))
+    if not paraphrased:
+        return tasks
+    asked = pl.Series([paraphrase(prompt) for prompt in items["prompt"]], dtype=pl.String)
+    other = tasks.with_columns(prompt=asked).filter(asked != items["prompt"])
+    ids = [task_id(*row) for row in other.select("skill", "prompt", "answer").iter_rows()]
+    return other.with_columns(task_id=pl.Series(ids, dtype=pl.String)).unique("task_id", maintain_order=True)
 
 
 class SecondThoughts(RefinementParameters):
@@ -192,12 +203,3 @@ def _places_right(prompt: str, response: str) -> int:
     if response.strip() == expected:
         return len(expected) + 1
     return sum(mine == theirs for mine, theirs in zip(response.strip(), expected, strict=False))
-
-
-def _paraphrased(items: pl.DataFrame) -> pl.DataFrame:
-    """The items asked otherwise; those without another form are left out."""
-    asked = [paraphrase(prompt) for prompt in items["prompt"]]
-    other = items.with_columns(prompt=pl.Series(asked, dtype=pl.String), was=pl.col("prompt"))
-    other = other.filter(pl.col("prompt") != pl.col("was")).drop("was")
-    ids = [task_id(*row) for row in other.select("skill", "prompt", "answer").iter_rows()]
-    return other.with_columns(task_id=pl.Series(ids, dtype=pl.String))

@@ -115,8 +115,7 @@ def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> 
     try:
         run_round(instance, WorkbenchResource.at(where), key)
     except SelfimpError as error:
-        # A check names itself in the place where it found something.
-        ended, why = error.where.rpartition("check ")[2].removeprefix(f"{key} "), error.what
+        ended, why = _ended_by(error, key), error.what
     samples = sum(
         store.open(key, asset).table("samples", SAMPLES).height
         for asset in ("generated_corpus", "refined_outputs")
@@ -137,6 +136,14 @@ def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> 
         promoted=found.verdict.promoted,
         alarms={r.monitor: r.sentence for r in read_monitors(store, key) if r.is_alarm},
     )
+
+
+def _ended_by(error: SelfimpError, key: RoundKey) -> str:
+    """What ended a round: the budget, the check that failed, or the stage that did."""
+    if error.what.startswith("the budget is spent"):
+        return "budget"
+    # A check names itself in the place where it found something.
+    return error.where.rpartition("check ")[2].removeprefix(f"{key} ")
 
 
 def true_accuracy(evaluations: pl.DataFrame, items: pl.DataFrame) -> dict[str, float]:
