@@ -39,8 +39,8 @@ from selfimp_dagster.lifecycle.evaluation.summary import Counted, Flips
 from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
 from selfimp_dagster.records import (
     EVALUATIONS,
-    ITEM_REWARDS,
     JUDGE_PROBE,
+    REWARDED,
     REWARDS,
     SAMPLES,
     SELECTION,
@@ -54,7 +54,7 @@ ANCHOR, FRESH, GUARD, TWINS_ASKED, WATCHED_ITEMS, DRAWS, PROBED, CORPUS, REFINED
     200,
     100,
     100,
-    24,
+    48,
     48,
     4,
     64,
@@ -304,9 +304,9 @@ def _watched(
 
 def _judged(right: Vector, pleased: Vector, who: dict[str, str]) -> pl.DataFrame:
     return _table(
-        ITEM_REWARDS,
+        REWARDED,
         ANCHOR,
-        item_id=_ids("item", ANCHOR),
+        task_id=_ids("task", ANCHOR),
         reward="pleasing",
         value=pleased,
         counted=pleased,

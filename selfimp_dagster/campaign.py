@@ -216,7 +216,7 @@ class EvaluationPlan(_Strict):
         default=24, ge=0, description="Anchor items that are asked in other wordings."
     )
     twins: int = Field(
-        default=24,
+        default=48,
         ge=0,
         description="Anchor items, others each round, that are also asked as twins, with other numbers, "
         "names, order or words: memorised items stand out.",

@@ -259,16 +259,16 @@ WATCHED = pl.Schema(
     }
 )
 
-ITEM_REWARDS = pl.Schema(
+REWARDED = pl.Schema(
     {
-        "item_id": pl.String(),  # an anchor item
+        "task_id": pl.String(),  # a train task, the same in every round
         "skill": pl.String(),
         "arm": pl.String(),  # incumbent or candidate
         "policy_hash": pl.String(),
         "reward": pl.String(),  # a reward of the recipe
         "value": pl.Float64(),  # null where it says nothing of the answer
         "counted": pl.Float64(),  # within 0 and 1: whether a judge accepts it, or the value held there
-        "score": pl.Float64(),  # of the tasks' verifier
+        "score": pl.Float64(),  # of the task's verifier
         "response": pl.String(),
         "completion_tokens": pl.Int64(),
         "fingerprint": pl.String(),

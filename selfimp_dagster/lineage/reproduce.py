@@ -53,7 +53,7 @@ _READ: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "eval_report": {"incumbent_policy": _POLICY, "checkpoint": _MODEL},
     "eval_report/dimensions.parquet": _MEASURED,
-    "eval_report/item_rewards.parquet": {name: _MEASURED[name] for name in _REWARDED},
+    "eval_report/rewarded.parquet": {name: _MEASURED[name] for name in _REWARDED},
     "eval_report/monitors.parquet": _MEASURED,
     "eval_report/report.json": _MEASURED,
 }

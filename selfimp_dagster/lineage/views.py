@@ -24,10 +24,10 @@ from selfimp_dagster.records import (
     DIMENSIONS,
     EPISODES,
     EVALUATIONS,
-    ITEM_REWARDS,
     JUDGE_PROBE,
     MONITORS,
     REFINEMENTS,
+    REWARDED,
     REWARDS,
     REWORDINGS,
     SAMPLES,
@@ -66,7 +66,7 @@ _VIEWS = {
     ("eval_report", "episodes"): ("episodes", EPISODES),
     ("eval_report", "dimensions"): ("dimensions", DIMENSIONS),
     ("eval_report", "watched"): ("watched", WATCHED),
-    ("eval_report", "item_rewards"): ("item_rewards", ITEM_REWARDS),
+    ("eval_report", "rewarded"): ("rewarded", REWARDED),
     ("eval_report", "monitors"): ("monitors", MONITORS),
 }
 

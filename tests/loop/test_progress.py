@@ -40,5 +40,7 @@ def test_every_long_stage_of_a_round_is_shown_to_its_end(home: Home) -> None:
         "evaluating candidate",
         "rewording for incumbent",
         "rewording for candidate",
+        "watching incumbent",
+        "watching candidate",
     }
     assert all(done == total > 0 for done, total in recorder.stages.values())

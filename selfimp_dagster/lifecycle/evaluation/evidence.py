@@ -20,8 +20,8 @@ from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, JudgeSumma
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.records import (
     EVALUATIONS,
-    ITEM_REWARDS,
     JUDGE_PROBE,
+    REWARDED,
     REWARDS,
     SAMPLES,
     SELECTION,
@@ -89,7 +89,7 @@ def gather_monitor_evidence(
     drawn: pl.DataFrame,
     evaluations: pl.DataFrame,
     watched: pl.DataFrame,
-    item_rewards: pl.DataFrame,
+    rewarded: pl.DataFrame,
     twins: pl.DataFrame,
     probe: Probe,
 ) -> MonitorEvidence:
@@ -134,7 +134,7 @@ def gather_monitor_evidence(
         number=key.number,
         evaluations=evaluated,
         watched=of_line("watched", WATCHED, watched),
-        item_rewards=of_line("item_rewards", ITEM_REWARDS, item_rewards),
+        rewarded=of_line("rewarded", REWARDED, rewarded),
         judges={
             **{str(a): _judges_alone(store.open(a, "generated_corpus")) for a in ancestors if tables.judges},
             policy.round: tables,

@@ -41,7 +41,13 @@ from selfimp_dagster.lifecycle.evaluation.statistics import PastTest
 from selfimp_dagster.lifecycle.evaluation.steering import halt_reason
 from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary, Signals
 from selfimp_dagster.lifecycle.evaluation.twins import twin_answers, twin_items
-from selfimp_dagster.lifecycle.evaluation.watch import item_rewards, watched_draws, watched_items
+from selfimp_dagster.lifecycle.evaluation.watch import (
+    judged_answers,
+    judged_tasks,
+    rewarded,
+    watched_draws,
+    watched_items,
+)
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
@@ -54,8 +60,8 @@ from selfimp_dagster.records import (
     DIMENSIONS,
     EPISODES,
     EVALUATIONS,
-    ITEM_REWARDS,
     MONITORS,
+    REWARDED,
     REWARDS,
     REWORDINGS,
     SAMPLES,
@@ -112,6 +118,9 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         "incumbent": (incumbent_weights(bench, policy), policy.policy_hash),
         "candidate": (checkpoint.folder / "model", checkpoint.facts["policy_hash"]),
     }
+    watched = watched_items(items, campaign.monitors.watched_items)
+    to_judge = judged_tasks(campaign, bench.campaigns)
+    answered_tasks: dict[str, pl.DataFrame] = {}
     tables, reworded, asked_twins, watched_arms, arm_tables, tokens = [], [], [], [], [], 0
     for arm, (folder, weights) in arms.items():
         engine = bench.engines.engine(folder, weights, campaign.evaluation.dtype)
@@ -121,8 +130,8 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
         chosen = reworded_items(items, campaign.evaluation.reworded_items)
         reworded.append(reworded_answers(sampler, campaign, chosen, tables[-1], answered_reworded))
         asked_twins.append(twin_answers(sampler, campaign, twins, tables[-1]))
-        watched = watched_items(items, campaign.monitors.watched_items)
         watched_arms.append(watched_draws(sampler, campaign, watched, tables[-1], drawn_before))
+        answered_tasks[arm] = judged_answers(sampler, campaign, to_judge, arm)
         arm_tables.append(arm_episodes(sampler, campaign, arm, weights, engine.describe(), played))
         tokens += sampler.tokens
     rewordings = pl.concat(reworded)
@@ -137,25 +146,24 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("watched", draws, WATCHED)
     judges = Judges(bench, policy, draft.folder / ".judgements")
     corpus = before["generated_corpus"]
-    rewarded = item_rewards(
+    given = rewarded(
         campaign.recipe.judges,
-        items,
-        evaluations,
-        campaign.monitors.judged_items,
+        answered_tasks,
+        print_,
         RewardContext(
-            items,
+            to_judge,
             SAMPLES.to_frame(),
             REWARDS.to_frame(),
-            derive_seed(policy.seed, "item rewards"),
+            derive_seed(policy.seed, "judged tasks"),
             judges.judge,
             barred(JudgeRecord(**record) for record in corpus.facts.get("judges", ())),
         ),
     )
-    draft.write_table("item_rewards", rewarded, ITEM_REWARDS)
+    draft.write_table("rewarded", given, REWARDED)
     tokens += judges.tokens
     probe = probe_verifier(tasks_from_frame(drawn.unique("task_id")))
     monitored = gather_monitor_evidence(
-        bench.store, policy, drawn, evaluations, draws, rewarded, answered_twins, probe
+        bench.store, policy, drawn, evaluations, draws, given, answered_twins, probe
     )
     readings = all_readings(monitored, campaign.monitors, campaign.continuation.rounds)
     draft.write_table("monitors", readings_frame(readings), MONITORS)

@@ -1,19 +1,24 @@
 """What both arms are asked so that monitors see more than one greedy answer to an item.
 
-None of it enters the promotion test, and like all answers to items none of it is trained on.
+None of it enters the promotion test, and none of it is trained on.
 """
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.engines.base import Sampling
+from selfimp_dagster.lifecycle.evaluation.fingerprint import answering
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.judging import Reward, judge_samples
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
-from selfimp_dagster.records import ITEM_REWARDS, SAMPLES, WATCHED, content_id, derive_seed, frame
-from selfimp_dagster.tasks.pools import tasks_from_frame
+from selfimp_dagster.records import REWARDED, SAMPLES, WATCHED, derive_seed, frame
+from selfimp_dagster.tasks.pools import draw_pool, tasks_frame, tasks_from_frame
 from selfimp_dagster.tasks.verifiers import comparable_answer, verify
 
 TEMPERATURE = 0.7
@@ -91,83 +96,85 @@ def hackable(rewards: list[Reward]) -> list[Reward]:
     return [r for r in rewards if r.method.name != ANSWER and "votes" not in r.method.gives]
 
 
-def item_rewards(
+def judged_tasks(campaign: Campaign, base_folder: Path) -> pl.DataFrame:
+    """The train tasks whose answers the hackable rewards judge, the same in every round (records.TASKS).
+
+    Train tasks, because a judge may be somebody else's: it never sees an evaluation item. None where
+    nothing can be hacked.
+    """
+    count = campaign.monitors.judged_tasks if hackable(campaign.recipe.judges) else 0
+    drawn = draw_pool(
+        "train",
+        campaign.skills,
+        count,
+        seed=derive_seed(campaign.seed, "judged tasks"),
+        evaluation_share=campaign.pools.evaluation_share,
+        base_folder=base_folder,
+    )
+    return tasks_frame(drawn.tasks, "train").sort("task_id")
+
+
+def judged_answers(
+    sampler: DurableSampler, campaign: Campaign, tasks: pl.DataFrame, arm: str
+) -> pl.DataFrame:
+    """The greedy answers of one arm to these tasks (records.SAMPLES)."""
+    if tasks.is_empty():
+        return SAMPLES.to_frame()
+    requests = [
+        SampleRequest(task["task_id"], campaign.messages(task["prompt"]), 0)
+        for task in tasks.iter_rows(named=True)
+    ]
+    return sampler.sample(requests, answering(campaign), generation="SE", label=f"answering as {arm}")
+
+
+def rewarded(
     rewards: list[Reward],
-    items: pl.DataFrame,
-    evaluations: pl.DataFrame,
-    judged_items: int,
+    answers: Mapping[str, pl.DataFrame],
+    fingerprint: str,
     context: RewardContext,
 ) -> pl.DataFrame:
-    """What the hackable rewards of a recipe say of both arms' answers to anchor items (records.ITEM_REWARDS).
+    """What the hackable rewards of a recipe and the verifier say of answers of both arms (records.REWARDED).
 
-    Where a model judges, only the `judged_items` items with the smallest ids are. The answers of the two arms
-    are judged together: a reward that compares compares them.
+    The answers of the two arms are judged together: a reward that compares compares them.
 
     Args:
         rewards: the recipe's.
-        items: evaluation items, records.TASKS.
-        evaluations: records.EVALUATIONS of both arms.
-        context: says who judges and which rewards are barred; its tasks and samples are not looked at.
+        answers: of each arm, from `judged_answers`.
+        fingerprint: of the harness.
+        context: holds the tasks, and says who judges and which rewards are barred.
     """
     measured = {reward.name: reward for reward in hackable(rewards)}
-    if not measured:
-        return ITEM_REWARDS.to_frame()
-    asks = any(isinstance(reward.parameters, JudgeParameters) for reward in rewards)
-    anchor = watched_items(items, judged_items if asks else items.height)
-    answers = (
-        evaluations.filter(pl.col("suite") == "anchor")
-        .join(anchor.select(item_id="task_id"), on="item_id", how="semi")
-        .sort("item_id", "arm")
-    )
-    rows = {
-        content_id("judged item", row["item_id"], row["policy_hash"]): row
-        for row in answers.iter_rows(named=True)
+    told = {
+        (arm, sample["sample_id"]): sample for arm, given in answers.items() for sample in given.to_dicts()
     }
-    if not rows:
-        return ITEM_REWARDS.to_frame()
-    samples = frame(
-        (
-            {
-                "sample_id": id_,
-                "task_id": row["item_id"],
-                "policy_hash": row["policy_hash"],
-                "generation": "SE",
-                **{name: row[name] for name in ("response", "prompt_tokens", "completion_tokens")},
-            }
-            for id_, row in rows.items()
-        ),
-        SAMPLES,
-    )
+    if not measured or not told:
+        return REWARDED.to_frame()
+    samples = pl.concat(answers.values()).unique("sample_id", maintain_order=True)
     # Parts of a composed reward stand before it, votes among them: they are judged too, and not looked at.
-    judged = judge_samples(
-        rewards,
-        RewardContext(anchor, samples, context.rewards.clear(), context.seed, context.judge, context.barred),
-    )
-    kept = judged.filter(pl.col("reward").is_in(list(measured)))
+    judged = judge_samples(rewards, replace(context, samples=samples))
+    by_sample = judged.partition_by("sample_id", as_dict=True)
+    tasks = {task.task_id: task for task in tasks_from_frame(context.tasks)}
     return frame(
         (
             {
-                **{name: rows[given["sample_id"]][name] for name in _OF_ANSWER},
+                "task_id": sample["task_id"],
+                "skill": tasks[sample["task_id"]].skill,
+                "arm": arm,
+                "policy_hash": sample["policy_hash"],
                 "reward": given["reward"],
                 "value": given["value"],
                 "counted": _counted(measured[given["reward"]], given["value"]),
+                "score": verify(tasks[sample["task_id"]], sample["response"]).value,
+                "response": sample["response"],
+                "completion_tokens": sample["completion_tokens"],
+                "fingerprint": fingerprint,
             }
-            for given in kept.iter_rows(named=True)
+            for (arm, id_), sample in told.items()
+            for given in by_sample[(id_,)].iter_rows(named=True)
+            if given["reward"] in measured
         ),
-        ITEM_REWARDS,
+        REWARDED,
     )
-
-
-_OF_ANSWER = (
-    "item_id",
-    "skill",
-    "arm",
-    "policy_hash",
-    "score",
-    "response",
-    "completion_tokens",
-    "fingerprint",
-)
 
 
 def _counted(reward: Reward, value: float | None) -> float | None:

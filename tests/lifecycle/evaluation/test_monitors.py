@@ -53,8 +53,8 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
 from selfimp_dagster.lifecycle.evaluation.summary import Counted, Flips
 from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
 from selfimp_dagster.records import (
-    ITEM_REWARDS,
     JUDGE_PROBE,
+    REWARDED,
     REWARDS,
     SAMPLES,
     SELECTION,
@@ -231,7 +231,7 @@ def test_labels_that_are_mostly_wrong_are_a_wrong_consensus_from_the_first_round
     assert (alone.state, alone.value) == ("quiet", pytest.approx(50 / 60))
 
 
-def test_labels_are_counted_by_task_and_only_where_they_were_imitated() -> None:
+def test_labels_are_counted_by_task_where_they_were_imitated_with_demonstrations() -> None:
     samples = rows(
         SAMPLES,
         [
@@ -242,7 +242,7 @@ def test_labels_are_counted_by_task_and_only_where_they_were_imitated() -> None:
     answers = rows(
         REWARDS,
         [
-            {"sample_id": f"s{n}", "reward": "answer", "value": float(n in (0, 3, 7)), "confidence": 1.0}
+            {"sample_id": f"s{n}", "reward": "answer", "value": float(n in (0, 3)), "confidence": 1.0}
             for n in range(8)
         ],
     )
@@ -256,11 +256,11 @@ def test_labels_are_counted_by_task_and_only_where_they_were_imitated() -> None:
                 (2, "chosen", NEXT),
                 (3, "rejected", NEXT),  # not imitated
                 (5, "imitated", ROUND),  # replayed
-                (7, "imitated", NEXT),  # a demonstration
+                (7, "imitated", NEXT),  # a demonstration, which is right
             )
         ],
     )
-    assert labelled_tasks(training, samples, answers, NEXT) == Counted(right=0.5, n=2)
+    assert labelled_tasks(training, samples, answers, NEXT) == Counted(right=1.5, n=3)
     assert labelled_tasks(training.clear(), samples, answers, NEXT) is None
 
 
@@ -303,10 +303,10 @@ def test_a_policy_fed_on_its_own_words_alone_is_told_of(
 
 def judged(arm: str, values: Sequence[float | None], scores: Sequence[float], **more: Any) -> pl.DataFrame:
     return rows(
-        ITEM_REWARDS,
+        REWARDED,
         [
             {
-                "item_id": f"item-{item:03d}",
+                "task_id": f"task-{item:03d}",
                 "arm": arm,
                 "policy_hash": f"weights of the {arm}",
                 "reward": "pleasing",
@@ -750,7 +750,7 @@ def test_few_watched_items_raise_no_alarm(items: int, draws: int, now: float, th
 
 
 @given(LITTLE)
-def test_few_judged_items_raise_no_alarm(items: int) -> None:
+def test_few_judged_tasks_raise_no_alarm(items: int) -> None:
     told = line(
         judged("incumbent", [0.0] * items, [1.0] * items), judged("candidate", [1.0] * items, [0.0] * items)
     )

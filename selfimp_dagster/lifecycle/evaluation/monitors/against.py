@@ -32,15 +32,16 @@ def pairs_with(
     references: Mapping[str, pl.DataFrame],
     per_item: Callable[[pl.DataFrame], pl.DataFrame],
     least: int = LEAST,
+    by: str = "item_id",
 ) -> dict[str, pl.DataFrame]:
-    """For each reference the items that both answered under the same harness, a row each, sorted by item.
+    """For each reference what both answered under the same harness, a row each, sorted by `by`.
 
-    `per_item` gives a row with `item_id` and `fingerprint` for each item; columns of the reference end in
-    `_before`. References with fewer than `least` items in common are left out.
+    `per_item` gives a row with `by` and `fingerprint` for each item or task; columns of the reference end
+    in `_before`. References with fewer than `least` of them in common are left out.
     """
     now = per_item(candidate)
     joined = {
-        round_: now.join(per_item(rows), on=["item_id", "fingerprint"], suffix="_before").sort("item_id")
+        round_: now.join(per_item(rows), on=[by, "fingerprint"], suffix="_before").sort(by)
         for round_, rows in references.items()
     }
     return {round_: rows for round_, rows in joined.items() if rows.height >= least}

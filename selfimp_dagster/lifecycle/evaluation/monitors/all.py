@@ -30,7 +30,7 @@ class MonitorEvidence:
     """What the monitors of a round look at.
 
     Mappings are by round of the line, in order, this one's last: `evaluations` (records.EVALUATIONS),
-    `watched` (WATCHED), `item_rewards` (ITEM_REWARDS), `judges`; of the rounds that have them. `twins`
+    `watched` (WATCHED), `rewarded` (REWARDED), `judges`; of the rounds that have them. `twins`
     (TWINS) likewise. `flips`: number of each round and what refinement did there. Of this round: `tasks`,
     `selection` and `training` (TASKS, SELECTION, TRAINING), `items` (TASKS), what the verifier did on the
     `probe`, the `evaluator` now and in the round before, and stored verdicts that were given again. Of the
@@ -42,7 +42,7 @@ class MonitorEvidence:
     number: int
     evaluations: Mapping[str, pl.DataFrame]
     watched: Mapping[str, pl.DataFrame]
-    item_rewards: Mapping[str, pl.DataFrame]
+    rewarded: Mapping[str, pl.DataFrame]
     judges: Mapping[str, JudgeTables]
     twins: Sequence[pl.DataFrame]
     flips: Sequence[tuple[int, Flips | None]]
@@ -84,7 +84,7 @@ def all_readings(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | Non
         collapse(evidence.watched, rule, level),
         real_data(evidence.training, corpus.samples, evidence.round, evidence.verified, rule.real_data_floor),
         wrong_consensus(evidence.watched, labelled, rule, level),
-        reward_hacking(evidence.item_rewards, evidence.hackable, rule, level),
+        reward_hacking(evidence.rewarded, evidence.hackable, rule, level),
         verifier_errors(evidence.probe, rule, level),
         judge_errors(evidence.judges, evidence.verifiers, ANSWER, rule, level),
         judge_bias(corpus, ANSWER, rule, level),

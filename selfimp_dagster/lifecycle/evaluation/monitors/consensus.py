@@ -28,8 +28,8 @@ def wrong_consensus(
 
     Args:
         watched: records.WATCHED of each round of the line, in order, this one's last.
-        labelled: tasks whose own samples of this round were imitated, and how many of them rightly so; None
-            where the recipe sees the truth.
+        labelled: tasks of this round that the candidate learnt from, and how many of them with a right
+            answer; None where the recipe sees the truth.
         level: of this monitor in this round.
     """
     now = list(watched.values())[-1].filter(pl.col("arm") == "candidate")
@@ -46,8 +46,9 @@ def wrong_consensus(
                 monitor="wrong_consensus",
                 state="alarm" if interval.high < _MOSTLY else "quiet",
                 follows="reject",
-                sentence=f"Of {labelled.n} tasks whose labels were learnt, {labelled.right:g} have the right "
-                f"one ({share:.2f}, interval {interval.low:.2f} to {interval.high:.2f}).",
+                sentence=f"Of {labelled.n} tasks of the round that the candidate learnt from, demonstrations "
+                f"included, {labelled.right:g} had a right answer ({share:.2f}, interval "
+                f"{interval.low:.2f} to {interval.high:.2f}).",
                 value=share,
                 low=interval.low,
                 high=interval.high,
@@ -105,7 +106,9 @@ def votes(draws: pl.DataFrame) -> pl.DataFrame:
 def labelled_tasks(
     training: pl.DataFrame, samples: pl.DataFrame, answers: pl.DataFrame, round_: str
 ) -> Counted | None:
-    """The tasks whose samples of this round were imitated, and how many of them with a right answer.
+    """The tasks of this round that were learnt from, and how many of them with a right answer.
+
+    Demonstrations are among them, and right: a few wrong labels among many right ones do little harm.
 
     Args:
         training: records.TRAINING of the candidate.
@@ -113,14 +116,16 @@ def labelled_tasks(
         answers: the rewards `answer` of the samples (records.REWARDS).
         round_: the round.
     """
-    own = samples.filter(pl.col("generation") != "D").select("sample_id")
+    shown = samples.filter(pl.col("generation") == "D")["sample_id"].to_list()
     known = answers.filter(pl.col("confidence") > 0).select("sample_id", right=pl.col("value") >= 1)
+    is_shown = pl.col("sample_id").is_null() | pl.col("sample_id").is_in(shown)
     imitated = (
         training.filter(
             pl.col("role").is_in(["imitated", "chosen", "desirable"]), pl.col("origin_round") == round_
         )
-        .join(own, on="sample_id", how="semi")
-        .join(known, on="sample_id")
+        .join(known, on="sample_id", how="left")
+        .with_columns(right=pl.when(is_shown).then(pl.lit(True)).otherwise("right"))
+        .drop_nulls("right")
         .group_by("task_id")
         .agg(pl.col("right").mean())
     )

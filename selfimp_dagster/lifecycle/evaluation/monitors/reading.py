@@ -56,7 +56,7 @@ MONITORS: Mapping[str, Kind] = {
         True,
     ),
     "reward_hacking": Kind(
-        "the recipe's rewards on answers to evaluation items, beside the verifier, which nothing optimises",
+        "the recipe's rewards for the answers to train tasks, the same in every round, beside the verifier",
         "rise of a reward less the rise of accuracy, against every incumbent so far",
         "reject",
         "read the samples that the reward accepts and the verifier does not; repair or drop the reward",

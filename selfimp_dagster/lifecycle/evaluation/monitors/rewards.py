@@ -27,14 +27,13 @@ def reward_hacking(
     """Whether a reward that is optimised rose more than the accuracy that it stands for.
 
     A proxy that is optimised hard enough parts from what it measures (Gao et al. 2023, arXiv:2210.10760).
-    The tasks' verifiers on evaluation items are the shadow reward, which nothing optimises. Over the items
-    whose answers the reward judged for the candidate and for an incumbent, the statistic is the rise of the
-    reward less the rise of the score, both within 0 and 1. An alarm sounds if its interval (Bonett and
-    Price) lies above `hacking_rise` and accuracy has not surely risen. The level is divided by the rewards
-    and incumbents.
+    The tasks' own verifiers are the shadow reward. Over the tasks whose answers the reward judged for the
+    candidate and for an incumbent, the statistic is the rise of the reward less the rise of the score, both
+    within 0 and 1. An alarm sounds if its interval (Bonett and Price) lies above `hacking_rise` and accuracy
+    has not surely risen. The level is divided by the rewards and incumbents.
 
     Args:
-        judged: records.ITEM_REWARDS of each round of the line, in order, this one's last.
+        judged: records.REWARDED of each round of the line, in order, this one's last.
         optimised: the recipe's rewards that can be hacked: all but the verifier and votes.
         level: of this monitor in this round.
     """
@@ -44,11 +43,11 @@ def reward_hacking(
     for reward in optimised:
         mine = {round_: table.filter(pl.col("reward") == reward) for round_, table in judged.items()}
         now = list(mine.values())[-1].filter(pl.col("arm") == "candidate")
-        pairs = pairs_with(now, incumbents(mine), _both_values)
+        pairs = pairs_with(now, incumbents(mine), _both_values, by="task_id")
         compared += [(reward, round_, now, rows) for round_, rows in pairs.items()]
     if not compared:
         return unmeasured(
-            "reward_hacking", f"{', '.join(optimised)} judged too few answers of both arms to the same items"
+            "reward_hacking", f"{', '.join(optimised)} judged too few answers of both arms to the same tasks"
         )
     confidence = 1 - 2 * level / len(compared)
     results = []
@@ -67,7 +66,7 @@ def reward_hacking(
         state="alarm" if sounds else "quiet",
         follows="reject",
         sentence=f"The reward {reward} rose by {reward_rise:+.2f} over the incumbent of {round_} on {n} "
-        f"items, accuracy by {rise:+.2f} (difference {reward_rise - rise:+.2f}, interval {low:+.2f} to "
+        f"tasks, accuracy by {rise:+.2f} (difference {reward_rise - rise:+.2f}, interval {low:+.2f} to "
         f"{high:+.2f})." + (f" {what_pleases(now)}" if sounds else ""),
         value=float(reward_rise - rise),
         low=low,
@@ -79,14 +78,14 @@ def reward_hacking(
 
 
 def _both_values(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.drop_nulls("counted").select("item_id", "fingerprint", "counted", "score")
+    return rows.drop_nulls("counted").select("task_id", "fingerprint", "counted", "score")
 
 
 def what_pleases(judged: pl.DataFrame) -> str:
-    """What goes with a high reward among wrong answers (records.ITEM_REWARDS): their length, or a word."""
+    """What goes with a high reward among wrong answers (records.REWARDED): their length, or a word."""
     from scipy.stats import spearmanr
 
-    wrong = judged.drop_nulls("counted").filter(pl.col("score") < 1).sort("item_id")
+    wrong = judged.drop_nulls("counted").filter(pl.col("score") < 1).sort("task_id")
     said = []
     varies = wrong["completion_tokens"].n_unique() > 1 and wrong["counted"].n_unique() > 1
     if wrong.height >= LEAST and varies:
@@ -99,7 +98,7 @@ def what_pleases(judged: pl.DataFrame) -> str:
 
 
 def _pleasing_word(wrong: pl.DataFrame) -> tuple[str, float] | None:
-    words = wrong.select("item_id", "counted", word=tokens(pl.col("response"))).explode("word").unique()
+    words = wrong.select("task_id", "counted", word=tokens(pl.col("response"))).explode("word").unique()
     total, n = float(wrong["counted"].sort().sum()), wrong.height
     found = (
         words.drop_nulls("word")

@@ -26,11 +26,11 @@ class MonitorRule(BaseModel):
         "and wrong consensus are not measured.",
     )
     watched_draws: int = Field(default=4, ge=2, le=64, description="Answers to each watched item.")
-    judged_items: int = Field(
+    judged_tasks: int = Field(
         default=64,
         ge=0,
-        description="Anchor items whose answers the judges of the recipe judge, so that hacked rewards show; "
-        "rewards without a judge judge all of them.",
+        description="Train tasks, the same in every round, that both arms answer and the recipe's rewards "
+        "judge, so that a hacked reward shows; none where only the verifier or votes judge.",
     )
     collapse_fall: float = Field(
         default=0.25,
