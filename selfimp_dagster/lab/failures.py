@@ -38,6 +38,10 @@ class Site:
     round: int = 0
 
 
+HEALTHY_ROUNDS = 2
+"""Rounds of a healthy campaign."""
+
+
 class Nothing(BaseModel):
     """Parameters of a failure that has none."""
 
@@ -153,14 +157,16 @@ class Healthy(Nothing):
     ground: Ground = Field(default="verified", description="What the campaign learns from.")
 
 
-@failure("none", survey="", expected=(), parameters=Healthy, rounds=4)
+@failure("none", survey="", expected=(), parameters=Healthy, rounds=HEALTHY_ROUNDS)
 def none(site: Site, parameters: Healthy) -> Iterator[dict[str, Any]]:
     """A healthy campaign: whatever sounds is a false alarm."""
+    # The monitors spend their error over the rounds that are planned: all of them are run.
+    plan = {"continuation": {"rounds": HEALTHY_ROUNDS}}
     if parameters.ground == "judged":
         with _judged(site) as campaign:
-            yield campaign
+            yield campaign | plan
     else:
-        yield healthy(parameters.ground, site.name, site.student, site.seed)
+        yield healthy(parameters.ground, site.name, site.student, site.seed) | plan
 
 
 class Autophagy(Nothing):

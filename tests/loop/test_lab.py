@@ -1,4 +1,4 @@
-"""Failures in real rounds, from a student that has learnt nothing: enough for what needs no student."""
+"""Failures in real rounds, from a student that knows none of the skills: enough for what needs no skill."""
 
 from pathlib import Path
 
@@ -9,13 +9,11 @@ from selfimp_dagster.lab import run
 from selfimp_dagster.lab.failures import find_failure
 from selfimp_dagster.lab.outcome import Outcome
 from selfimp_dagster.lab.run import Lab, run_failure
-from selfimp_dagster.models.scratch import scratch_model
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    student = scratch_model(tmp_path / "models")
-    monkeypatch.setattr(run, "make_student", lambda lab, tell: student)
+def lab(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(run, "make_student", lambda lab, tell: tiny_model)
     return Lab(tmp_path / "lab")
 
 
