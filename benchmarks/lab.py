@@ -51,11 +51,11 @@ def main() -> None:
     given = parser.parse_args()
     lab, started = Lab(given.home), time.monotonic()
     lab.home.mkdir(parents=True, exist_ok=True)
-    have = {(o.failure, str(o.parameters), o.seed) for o in read(lab.outcomes)}
     for name, values, seed in wanted(given.seeds, given.healthy, given.only):
         failure = FAILURES[name]
         parameters = failure.parameters.model_validate(values)
-        if (name, str(parameters.model_dump(mode="json")), seed) in have:
+        have = [(o.failure, o.parameters, o.seed) for o in read(lab.outcomes)]  # of other processes too
+        if (name, parameters.model_dump(mode="json"), seed) in have:
             continue
         if time.monotonic() - started > 60 * given.minutes:
             break

@@ -20,6 +20,7 @@ from selfimp_dagster.lab.grounds import Ground, healthy
 from selfimp_dagster.lab.judge_server import Opinion, Preference, judge_server
 from selfimp_dagster.lifecycle.evaluation import stage as evaluation_stage
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
+from selfimp_dagster.lifecycle.evaluation.promotion import Verdict, judge
 from selfimp_dagster.registry import lent
 from selfimp_dagster.tasks import verifiers
 
@@ -132,9 +133,8 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 @contextmanager
 def open_gate() -> Iterator[None]:
     """Within the context every candidate is promoted, whatever its test says; what it says is kept."""
-    judge = evaluation_stage.judge
 
-    def promoted(*arguments: Any, **named: Any) -> Any:
+    def promoted(*arguments: Any, **named: Any) -> Verdict:
         verdict = judge(*arguments, **named)
         told = ("Promoted: the lab has opened the gate.", *verdict.reasons)
         return verdict.model_copy(update={"promoted": True, "reasons": told})
@@ -364,13 +364,13 @@ class Tampering(Nothing):
 )
 def tampered_verdicts(site: Site, parameters: Tampering) -> Iterator[dict[str, Any]]:
     """From some round on the evaluator takes an answer for right if its first half is."""
-    judge = verifiers._judge_verbatim
+    strict = verifiers._judge_verbatim
 
     def lenient(task: Any, response: str) -> verifiers.Judgement:
         half = max(1, len(task.answer) // 2)
         if site.round >= parameters.from_round and response.strip()[:half] == task.answer[:half]:
             return verifiers.Judgement(1.0, response.strip(), "equal")
-        return judge(task, response)
+        return strict(task, response)
 
     with replaced(verifiers, "_judge_verbatim", lenient):
         yield healthy("verified", site.name, site.student, site.seed)

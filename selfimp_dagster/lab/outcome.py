@@ -90,17 +90,17 @@ class Outcome(_Frozen):
 class Rate(NamedTuple):
     """So many of so many, with the exact interval of the share (Clopper and Pearson 1934) at 95 %."""
 
-    count: int
+    events: int
     n: int
     low: float
     high: float
 
 
-def rate(count: int, n: int) -> Rate:
-    """The rate of `count` in `n`, n above 0; where none or all did, the bound is one-sided at 95 %."""
-    one_sided = {0: "less", n: "greater"}.get(count, "two-sided")
-    interval = binomtest(count, n, alternative=one_sided).proportion_ci(0.95, method="exact")
-    return Rate(count, n, float(interval.low), float(interval.high))
+def rate(events: int, n: int) -> Rate:
+    """The rate of `events` in `n`, n above 0; where none or all did, the bound is one-sided at 95 %."""
+    one_sided = {0: "less", n: "greater"}.get(events, "two-sided")
+    interval = binomtest(events, n, alternative=one_sided).proportion_ci(0.95, method="exact")
+    return Rate(events, n, float(interval.low), float(interval.high))
 
 
 def append(path: Path, outcome: Outcome) -> None:
@@ -129,7 +129,7 @@ def false_alarms(healthy: Sequence[Outcome]) -> dict[str, Rate]:
         ANY_BY_CHANCE: sum(bool(signals - {"real_data"}) for signals in heard),
         **{name: sum(name in signals for signals in heard) for name in names},
     }
-    return {name: rate(count, len(healthy)) for name, count in counts.items()}
+    return {name: rate(events, len(healthy)) for name, events in counts.items()}
 
 
 def by_failure(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

@@ -48,7 +48,7 @@ def flipped(share: float) -> Method:
         turned = [draw("flip", context.seed, id_) < share for id_ in context.samples["sample_id"]]
         told = answer_rewards(context.tasks, context.samples)
         value = pl.when(pl.Series(turned)).then(1 - pl.col("value")).otherwise(pl.col("value"))
-        return told.with_columns(reward=pl.lit(FLIPPED), value=value).cast(dict(REWARDS))
+        return told.with_columns(reward=pl.lit(FLIPPED), value=value).cast(REWARDS)
 
     return _reward(FLIPPED, reward, frozenset({"verdict"}))
 

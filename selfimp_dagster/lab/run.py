@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -47,9 +48,14 @@ class Lab:
         return Settings(home=home, campaigns=home / "campaigns")
 
     def new_name(self, wanted: str) -> str:
-        """The wanted name of a run, or with the first number that no run has."""
-        names = (wanted if number == 1 else f"{wanted}-{number}" for number in count(1))
-        return next(name for name in names if not (self.home / name).exists())
+        """The wanted name of a run, or with the first number that no run has; its folder is made."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            name = wanted if number == 1 else f"{wanted}-{number}"
+            with suppress(FileExistsError):
+                (self.home / name).mkdir()
+                return name
+        raise AssertionError
 
 
 def run_failure(
@@ -115,6 +121,8 @@ def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> 
     try:
         run_round(instance, WorkbenchResource.at(where), key)
     except SelfimpError as error:
+        if error.what == "interrupted":
+            raise
         ended, why = _ended_by(error, key), error.what
     samples = sum(
         store.open(key, asset).table("samples", SAMPLES).height

@@ -22,7 +22,7 @@ HEADER = (
 
 def catch_rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     """A row of HEADER for each failure, healthy campaigns left out."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, runs in by_failure(o for o in outcomes if o.failure != "none").items():
         caught = [(run, run.caught) for run in runs if run.caught is not None]
         numbers = [round_.number for _, round_ in caught]
@@ -87,7 +87,7 @@ def outcomes_picture(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _rate(found: Rate) -> str:
-    return f"{found.count} of {found.n} ({found.low:.3f} to {found.high:.3f})"
+    return f"{found.events} of {found.n} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _counted(names: Sequence[str]) -> str:

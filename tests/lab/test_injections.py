@@ -15,11 +15,14 @@ from selfimp_dagster.lab.failures import FAILURES, Flips, Site, find_failure, op
 from selfimp_dagster.lab.grounds import GROUNDS, healthy, school
 from selfimp_dagster.lab.judge_server import judge_server
 from selfimp_dagster.lifecycle.evaluation import stage as evaluation_stage
+from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import MONITORS
+from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule
 from selfimp_dagster.lifecycle.judges import DurableJudge
 from selfimp_dagster.lifecycle.rewards.sources import EndpointSource
 from selfimp_dagster.progress import LogProgress
+from selfimp_dagster.records import EVALUATIONS
 from selfimp_dagster.registry import Method, all_methods, lent
 from selfimp_dagster.tasks.pools import tasks_from_frame
 from selfimp_dagster.tasks.suites import Task
@@ -181,13 +184,20 @@ def test_tampered_items_are_the_easier_half_from_the_second_round_on(site: Site)
     assert few.filter(anchor)["difficulty"].max() < full.filter(anchor)["difficulty"].max()  # type: ignore[operator]
 
 
-def test_an_open_gate_promotes_and_keeps_what_the_test_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    rejected = SimpleNamespace(reasons=("Rejected: worse.",))
-    rejected.model_copy = lambda update: SimpleNamespace(**update)
-    monkeypatch.setattr(evaluation_stage, "judge", lambda *arguments, **named: rejected)
+def test_an_open_gate_promotes_and_keeps_what_the_test_said() -> None:
+    same = pl.DataFrame(
+        [
+            (f"i{n}", suite, "copying", arm, arm, "x", float(n % 2), [], "", 1, 1, "f", False)
+            for suite in ("anchor", "fresh")
+            for n in range(40)
+            for arm in ("incumbent", "candidate")
+        ],
+        schema=EVALUATIONS,
+        orient="row",
+    )
+    given = (same, PromotionRule(), {"copying": 1.0}, Continuation(rounds=2), 0, [])
+    sound = evaluation_stage.judge(*given)
     with open_gate():
-        verdict = evaluation_stage.judge()  # type: ignore[call-arg]
-    assert verdict.promoted
-    assert verdict.reasons == ("Promoted: the lab has opened the gate.", "Rejected: worse.")
+        verdict = evaluation_stage.judge(*given)
+    assert (sound.promoted, verdict.promoted) == (False, True)
+    assert verdict.reasons == ("Promoted: the lab has opened the gate.", *sound.reasons)

@@ -73,4 +73,4 @@ def test_the_interval_of_a_rate_is_exact() -> None:
 def test_a_campaign_with_two_alarms_counts_once() -> None:
     sounded = _outcome(QUIET, OTHER, OTHER.model_copy(update={"number": 2}), failure="none")
     found = false_alarms([sounded, _outcome(QUIET, failure="none")])
-    assert (found[ANY].count, found[ANY].n, found["collapse"].count) == (1, 2, 1)
+    assert (found[ANY].events, found[ANY].n, found["collapse"].events) == (1, 2, 1)
