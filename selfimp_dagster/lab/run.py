@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,13 @@ class Lab:
     def new_name(self, wanted: str) -> str:
         """The wanted name of a run, or with the first number that no run has; its folder is made."""
         self.home.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
+        number = 1
+        while True:
             name = wanted if number == 1 else f"{wanted}-{number}"
             with suppress(FileExistsError):
                 (self.home / name).mkdir()
                 return name
-        raise AssertionError
+            number += 1
 
 
 def run_failure(
