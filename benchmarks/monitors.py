@@ -54,7 +54,7 @@ ANCHOR, FRESH, GUARD, TWINS_ASKED, WATCHED_ITEMS, DRAWS, PROBED, CORPUS, REFINED
     200,
     100,
     100,
-    48,
+    24,
     48,
     4,
     64,
