@@ -37,15 +37,15 @@ def _strings(home: Home) -> None:
         "rewards": [{"method": "majority_vote"}],
         "selection": [
             {"method": "verified", "reward": "majority_vote", "minimum_confidence": 0.5},
-            {"method": "length_filter"},
+            {"method": "length_filter", "outliers": 0.05},
             *campaign["recipe"]["selection"][1:],
         ],
         "optimization": {
             "method": "sft",
             "learning_rate": 3e-3,
-            "batch_size": 32,
-            "epochs": 10,
-            "most_steps": 200,
+            "batch_size": 64,
+            "epochs": 32,
+            "most_steps": 300,
             "replay": 1.0,
         },
     }

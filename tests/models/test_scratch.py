@@ -1,4 +1,4 @@
-"""The model that is made from nothing: the same bytes each time, a token a character or column, fit for the engine."""
+"""The model made from nothing: the same bytes each time, a token a letter or column, fit for the engine."""
 
 from pathlib import Path
 
