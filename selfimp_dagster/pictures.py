@@ -15,9 +15,9 @@ from selfimp_dagster.round_key import RoundKey
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BLUE, _GREY = "#3b6fd4", "#9aa3b2"
+_BLUE, _GREY, _RED = "#3b6fd4", "#9aa3b2", "#c8483f"
 
-_COLORS = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", "#c8483f", "#1f9aa8", "#8a6d3b", "#c75c9e")
+_COLORS = (_BLUE, "#d9822b", "#2e9e6b", "#8e5bbf", _RED, "#1f9aa8", "#8a6d3b", "#c75c9e")
 """Colours of lines of rounds by lane, of stages, of measures."""
 
 _DPI = 110
@@ -405,6 +405,31 @@ def _errors(rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
         [row["accuracy"] - row["low"] for row in rows],
         [row["high"] - row["accuracy"] for row in rows],
     ]
+
+
+def failures_caught(runs: Mapping[str, Sequence[tuple[Sequence[float], int | None]]]) -> bytes:
+    """A panel for each failure: true accuracy over rounds, run by run, and where it was caught.
+
+    Args:
+        runs: of each failure the true accuracies, first of the weights that the run started from, then of
+            each round's candidate, and the round in which it was caught (None: it was not).
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(runs) // _METRICS_IN_A_ROW)
+    figure = Figure(figsize=(9, 0.6 + 1.9 * rows), dpi=_DPI, layout="constrained")
+    longest = max(len(truth) for of_failure in runs.values() for truth, _ in of_failure)
+    for place, (name, of_failure) in enumerate(runs.items()):
+        axes = figure.add_subplot(rows, _METRICS_IN_A_ROW, place + 1)
+        _style(axes, "true accuracy" if place % _METRICS_IN_A_ROW == 0 else "", "rounds done")
+        axes.set_title(name, fontsize=9, loc="left")
+        for truth, caught in of_failure:
+            axes.plot(range(len(truth)), truth, color=_GREY, linewidth=1.2)
+            if caught is not None and caught + 1 < len(truth):
+                axes.plot(caught + 1, truth[caught + 1], "o", color=_RED, markersize=5)
+        axes.set_xlim(-0.2, max(longest - 0.8, 1))
+        axes.set_ylim(0, 1.02)
+    return _figure_png(figure)
 
 
 def _axes(y: str, x: str) -> "Axes":

@@ -1,6 +1,7 @@
 """Methods register themselves under a stage and a name; a recipe names them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -92,6 +93,23 @@ def method(
         return function
 
     return register
+
+
+@contextmanager
+def lent(loan: Method) -> Iterator[None]:
+    """Within the context recipes may name this method too: for parts that no campaign should find elsewhere.
+
+    Raises:
+        ValueError: there is a method of that stage and name.
+    """
+    place = (loan.stage, loan.name)
+    if place in _METHODS:
+        raise ValueError(f"there is a {loan.stage} method {loan.name!r} already")
+    _METHODS[place] = loan
+    try:
+        yield
+    finally:
+        del _METHODS[place]
 
 
 def find_method(stage: Stage, name: str) -> Method:

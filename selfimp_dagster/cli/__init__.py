@@ -1,7 +1,7 @@
 """`selfimp`: the same definitions and decision functions as the Dagster UI, from a terminal."""
 
 # Importing a module adds its commands to the help, in this order.
-from selfimp_dagster.cli import campaigns, rounds, oversight, lineage, machine  # noqa: F401, I001
+from selfimp_dagster.cli import campaigns, rounds, oversight, lineage, lab, machine  # noqa: F401, I001
 from rich.markup import escape
 
 from selfimp_dagster.cli.app import app
