@@ -133,7 +133,7 @@ def test_a_documented_command_works(
         if str(call).startswith(start):
             program, *words = first.split()
             _run(words, capfd) if program == "selfimp" else subprocess.run([program, *words], check=True)
-    # A student of the lab is trained for minutes; what its pages show needs one that is there, not a good one.
+    # A student of the lab trains for minutes; its pages need one that is there, not a good one.
     monkeypatch.setattr("selfimp_dagster.lab.run.make_student", lambda lab, tell: home.model)
     for assignment in call.environment.split():
         monkeypatch.setenv(*assignment.split("="))
