@@ -39,7 +39,10 @@ ROW_IDS = {
     "rewordings": ("item_id", "wording", "arm"),
     "twins": ("twin_id", "arm"),
     "episodes": ("episode_id", "arm"),
+    "watched": ("item_id", "arm", "draw"),
+    "rewarded": ("task_id", "arm", "reward"),
     "dimensions": ("measure", "arm"),
+    "monitors": ("monitor",),
 }
 """What names a row of a table; the tables in the order in which a stage makes them."""
 

@@ -41,6 +41,7 @@ _NOT_RUN = {
     "make": "installs from the network, then calls what tests call; test_documentation knows its targets",
     "python3 -m venv": "continuous integration makes an environment",
     ".": "the environment of the tests is active",
+    "python": "a benchmark takes from minutes to hours",
 }
 """What the pages show and these tests do not run, and why."""
 

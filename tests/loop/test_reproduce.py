@@ -299,7 +299,8 @@ def test_what_was_made_from_the_same_files_does_not_follow(
 ) -> None:
     """Only log-probabilities move: what reads tasks and weights alone differs by itself or not at all.
 
-    The entropy of the samples is one of the dimensions of the report.
+    The entropy of the samples is one of the dimensions of the report, which keeps those
+    of the answers to the items that it watches.
     """
     from dataclasses import replace
 
@@ -314,12 +315,15 @@ def test_what_was_made_from_the_same_files_does_not_follow(
     assert {o.asset: o.follows_from for o in found.outcomes if o.state == "differs"} == {
         "generated_corpus": (),
         "refined_outputs": (),
-        "eval_report": ("generated_corpus", "refined_outputs"),
+        "eval_report": (),
     }
     (difference,) = outcome(found, "generated_corpus").differences
     assert difference.place.endswith("column sum_logprob")
     assert "in sum_logprob, by at most 9.5e-07" in difference.extent
-    assert [d.file for d in outcome(found, "eval_report").differences] == ["dimensions.parquet"]
+    assert [d.file for d in outcome(found, "eval_report").differences] == [
+        "watched.parquet",
+        "dimensions.parquet",
+    ]
 
 
 def test_a_stage_that_cannot_be_made_again_ends_the_second_run(
