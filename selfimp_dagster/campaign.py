@@ -118,19 +118,19 @@ class Recipe(_Strict):
             except SelfimpError as error:
                 raise ValueError(f"{place}: {error.what}; {error.fix}") from error
         try:
-            check_rewards(self.judges)
+            check_rewards(self.resolved_rewards)
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
         try:
-            gives = {judge.name: judge.method.gives for judge in self.judges}
+            gives = {reward.name: reward.method.gives for reward in self.resolved_rewards}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)
         except SelfimpError as error:
             raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
 
     @property
-    def judges(self) -> list[Reward]:
+    def resolved_rewards(self) -> list[Reward]:
         """The rewards, ready to judge."""
         return [Reward(*choice.resolve("reward")) for choice in self.rewards]
 
@@ -414,7 +414,7 @@ def check_judges(campaign: Campaign, where: str) -> None:
         SelfimpError: a judge's model is none, or all rewards come from the base model, which in the first
             round is the policy itself.
     """
-    for position, reward in enumerate(campaign.recipe.judges):
+    for position, reward in enumerate(campaign.recipe.resolved_rewards):
         parameters = reward.parameters
         source = parameters.judge if isinstance(parameters, JudgeParameters) else None
         if isinstance(source, NamedWeights):
@@ -423,7 +423,7 @@ def check_judges(campaign: Campaign, where: str) -> None:
             except SelfimpError as error:
                 place = f"{where}: recipe.rewards.{position}.judge.model"
                 raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
-    own = [reward for reward in campaign.recipe.judges if not isinstance(reward.parameters, Weighted)]
+    own = [reward for reward in campaign.recipe.resolved_rewards if not isinstance(reward.parameters, Weighted)]
     if all(_is_base(reward.parameters, campaign.model) for reward in own):
         raise SelfimpError(
             "only the base model judges, and in the first round it would judge its own samples, which nobody "

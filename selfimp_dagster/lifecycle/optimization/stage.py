@@ -102,21 +102,21 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
 
 def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, Any]:
     """What the fields of the context that tell of the corpus are."""
-    judges = policy.campaign.recipe.judges
+    rewarding = policy.campaign.recipe.resolved_rewards
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
     pool = _pool(policy, tasks, samples, subset)
-    rewards = visible(corpus.table("rewards", REWARDS), judges)
+    rewards = visible(corpus.table("rewards", REWARDS), rewarding)
 
     def judge(drawn: pl.DataFrame) -> pl.DataFrame:
         asked = tasks.join(drawn, on="task_id", how="semi")
         seed = derive_seed(policy.seed, "rollout rewards")
-        return judge_samples(judges, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
+        return judge_samples(rewarding, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
 
     return {
         "pool": pool,
         "tasks": tasks.join(pool, on="task_id", how="semi"),
         "rewards": rewards.join(pool, on="sample_id", how="semi"),
-        "gives": {judge.name: judge.method.gives for judge in judges},
+        "gives": {reward.name: reward.method.gives for reward in rewarding},
         "judge": judge,
     }
 

@@ -79,7 +79,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
-        rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.judges),
+        rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.resolved_rewards),
         earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
