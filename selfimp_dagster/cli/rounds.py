@@ -8,7 +8,6 @@ import typer
 import yaml
 from rich.markup import escape
 
-from selfimp_dagster.campaign import merged
 from selfimp_dagster.cli.app import CampaignName, app
 from selfimp_dagster.console import (
     console,
@@ -24,6 +23,7 @@ from selfimp_dagster.lifecycle.ledger import read_fates, read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import open_questions
 from selfimp_dagster.lineage.inventory import take_inventory
+from selfimp_dagster.presets import merged
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
