@@ -1,4 +1,4 @@
-"""Writes the files that follow from the code: the schema of campaign files, the pages of methods and presets."""
+"""Writes the files that follow from the code: the campaign schema, and the pages of methods and presets."""
 
 import json
 from pathlib import Path
@@ -25,9 +25,9 @@ method's name in the campaign file. Section numbers are those of the survey
 PRESETS_HEAD = """\
 # Presets
 
-A preset is a published method as one recipe, from the survey's Table 6: a generation (SE: the policy by itself, R: it
-improves a first answer, I: several roles or agents), a reward (H: heuristic, M: model, V: verification) and an
-optimization. A campaign names one, and may change any field of it:
+A preset is a published method as one recipe, from the survey's Table 6: a generation (SE: the policy by
+itself, R: it improves a first answer, I: several roles or agents), a reward (H: heuristic, M: model, V:
+verification) and an optimization. A campaign names one, and may change any field of it:
 
 ```yaml
 recipe:
@@ -36,15 +36,16 @@ recipe:
   optimization: {learning_rate: 1.0e-5}
 ```
 
-Fields are put over those of the preset as a [branch](branches.md) puts its changes over a recipe: parameter by
-parameter where the method stays, whole where another method is named, and lists (`rewards`, `selection`) are given
-whole. What is stored of a round is the recipe written out, so a later version of a preset changes no earlier round.
-`--set preset=scpo` and a strategy `{preset: scpo}` put the preset in the place of the whole recipe.
+Fields are put over those of the preset as a [branch](branches.md) puts its changes over a recipe: parameter
+by parameter where the method stays, whole where another method is named, and lists (`rewards`, `selection`)
+are given whole. What is stored of a round is the recipe written out, so a later version of a preset changes
+no earlier round. `--set preset=scpo` and a strategy `{preset: scpo}` put the preset in the place of the whole
+recipe.
 
-`selfimp presets` lists them, `selfimp presets scpo` prints the recipe of one. Learning rates, numbers of tokens and sizes
-are the defaults of the methods: set them to your model. Refinement is no part of these methods: `self_consistency`
-stands there to be measured, and what it accepts is not added to the next corpus. Judges are tried on the gold
-probe like all [judges](judges.md), also where a policy judges its own samples (`own_samples`).
+`selfimp presets` lists them, `selfimp presets scpo` prints the recipe of one. Learning rates, numbers of
+tokens and sizes are the defaults of the methods: set them to your model. Refinement is no part of these
+methods: it stands there to be measured, and what it accepts is not added to the next corpus. Judges are tried
+on the gold probe like all [judges](judges.md), also where a policy judges its own samples (`own_samples`).
 
 <!-- Made by `make generate` from the files in selfimp_dagster/presets; do not edit. -->
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.lifecycle.sampling import SampleRequest
 
-
 TrainedIn = Literal["task", "opening", "dialogue"]
 """In which chat the samples of a method are trained on: how the task is asked, whatever else was shown when
 they were drawn; the chat in which they were drawn, up to the first reply in it; or all of that chat."""
@@ -73,7 +72,7 @@ class AcquisitionContext:
 
 
 def trained_chats(
-    parameters: BaseModel, drawn: Sequence[Sequence[Message]], plain: Sequence[Sequence[Message]]
+    parameters: BaseModel | None, drawn: Sequence[Sequence[Message]], plain: Sequence[Sequence[Message]]
 ) -> list[list[Message]]:
     """The chat that each sample of a method with these parameters is trained on in.
 

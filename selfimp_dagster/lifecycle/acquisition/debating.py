@@ -43,9 +43,9 @@ def debating(context: AcquisitionContext, parameters: Debating) -> Corpus:
     """Copies of the policy answer, see what the others said, reflect, criticise, and answer again (DTE).
 
     In: train tasks; signal: none here, the reward `consensus` counts the answers that a debate ends with;
-    out: first answers (generation SE) and revised ones (generation I), each with the agent's answer before it
-    as its parent. An agent is asked to reflect, criticise and refine in one turn (the RCR prompt of Srivastava
-    et al., arXiv:2505.15734). An agent that says nothing leaves the debate.
+    out: first answers (generation SE) and revised ones (generation I), each with the agent's answer before
+    it as its parent. An agent is asked to reflect, criticise and refine in one turn (the RCR prompt of
+    Srivastava et al., arXiv:2505.15734). An agent that says nothing leaves the debate.
     """
     tasks = context.draw(context.size, context.skill_weights)
     asked = questions(tasks, context)

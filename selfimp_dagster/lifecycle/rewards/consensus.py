@@ -24,7 +24,7 @@ class Consensus(BaseModel):
         default=0.5,
         ge=0,
         lt=1,
-        description="Share of the last answers that the most frequent one must exceed; else nobody is judged.",
+        description="Share of the last answers that the winner must exceed; else nobody is judged.",
     )
 
 

@@ -38,10 +38,10 @@ class Outcome(BaseModel):
 def outcome(context: RewardContext, parameters: Outcome) -> pl.DataFrame:
     """The verifier's verdict on what a turn led to, for every turn of a dialogue (kind V).
 
-    In: samples with their parents; signal: the verdict of the task's verifier on the samples that nothing goes
-    on from; out: for each sample the mean verdict on the ends of the dialogues that go through it, its own
-    where it is an end. So an agent earns what its team earned (SiriuS, Zhao et al., arXiv:2502.04780), and a
-    reflection what the retry after it earned (Bensal et al., arXiv:2505.24726).
+    In: samples with their parents; signal: the verdict of the task's verifier on the samples that nothing
+    goes on from; out: for each sample the mean verdict on the ends of the dialogues that go through it, its
+    own where it is an end. So an agent earns what its team earned (SiriuS, Zhao et al., arXiv:2502.04780),
+    and a reflection what the retry after it earned (Bensal et al., arXiv:2505.24726).
     """
     descent = Descent(context.samples)
     verdicts = {row["sample_id"]: row for row in answer_rewards(context.tasks, context.samples).to_dicts()}

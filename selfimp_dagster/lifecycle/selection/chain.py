@@ -8,7 +8,7 @@ of `rows`. A method with a `state` returns `(frame, state)`: the next round of t
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import polars as pl
@@ -75,7 +75,7 @@ class SelectionContext:
     judge: Callable[[JudgeSource], Judge]
     state: BaseModel | None = None
     parent_gain: float | None = None
-    acquisition: BaseModel = field(default_factory=BaseModel)
+    acquisition: BaseModel | None = None
 
     def asked(self, rows: pl.DataFrame) -> list[Pair]:
         """Each row as it is trained on: the chat (see `chats`) and the response."""

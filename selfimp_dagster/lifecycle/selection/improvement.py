@@ -33,8 +33,8 @@ def improvement(
     """Keeps responses that earn enough, and more than the response that they go on from.
 
     The score is by how much the reward is larger than that of the parent (the improving and the
-    non-decreasing filter of Moskvoretskii et al., arXiv:2503.08681). What has no parent in the corpus corrects
-    nothing and is dropped, and so is what, or whose parent, has no such reward.
+    non-decreasing filter of Moskvoretskii et al., arXiv:2503.08681). What has no parent in the corpus
+    corrects nothing and is dropped, and so is what, or whose parent, has no such reward.
 
     Raises:
         SelfimpError: no sample has that reward.

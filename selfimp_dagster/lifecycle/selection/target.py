@@ -18,7 +18,7 @@ class Target(BaseModel):
 
 
 def target_samples(context: SelectionContext, target: Target) -> pl.DataFrame:
-    """The samples with their tasks that are the target: sample_id, task_id, skill, prompt, messages, response.
+    """The samples with their tasks that are the target: their ids, skill, prompt, messages and response.
 
     In the order of skills, tasks and samples; those that earlier steps dropped are among them. Evaluation
     items never are: what is tuned on them measures nothing.
