@@ -32,6 +32,8 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
+from selfimp_dagster.lifecycle.evolution.settings import Evolution
+from selfimp_dagster.lifecycle.evolution.space import check_field
 from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
@@ -309,6 +311,9 @@ class Campaign(_Strict):
         default_factory=dict,
         description="Further recipes by name, each as what it changes in the recipe; steering chooses.",
     )
+    evolution: Evolution | None = Field(
+        default=None, description="The typed space of recipes that `selfimp evolve` searches."
+    )
     nightly: Nightly | None = None
     approval: Approval = Approval()
 
@@ -425,6 +430,8 @@ def parse_campaign(data: Any, where: str) -> Campaign:
         ) from error
     check_power(campaign.promotion, campaign.tested_items, campaign.continuation)
     check_guard(campaign.promotion, campaign.guard_items)
+    for field in campaign.evolution.space if campaign.evolution else ():
+        check_field(field, dict.fromkeys((FIELD, *Recipe.model_fields)))
     for name, changes in campaign.strategies.items():
         campaign.with_recipe(changes, where=f"{where}: strategies.{name}")
     return campaign
