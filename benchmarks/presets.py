@@ -3,9 +3,9 @@
     python -m benchmarks.presets --out results/ [--presets star scpo]
 
 Each preset has one round of the shipped campaign, cut small (`--tasks` train tasks, 16 tokens a response, 60
-anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it is,
-so a judge that the gold probe bars is what the row says. One JSON line per preset is appended to rounds.jsonl;
-presets with a line are not run again. The table at the end goes into the documentation.
+anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it
+is, so a judge that the gold probe bars is what the row says. One JSON line per preset is appended to
+rounds.jsonl; presets with a line are not run again. The table at the end goes into the documentation.
 """
 
 import argparse

@@ -71,16 +71,18 @@ def _presets_page() -> str:
 
 
 def _preset_row(name: str, preset: Preset) -> str:
-    needs = ", ".join(sorted(Recipe.model_validate(preset.recipe).needs))
+    needs = ", ".join(sorted(Recipe.model_validate(preset.example).needs))
     triple = f"{preset.generation} x {preset.reward} x {preset.optimization}"
     return f"| [`{name}`](#{name}) | {preset.title} | {triple} | {needs} |\n"
 
 
 def _preset(name: str, preset: Preset) -> str:
     recipe = yaml.safe_dump(preset.recipe, sort_keys=False)
+    given = yaml.safe_dump(preset.given, sort_keys=False) if preset.given else ""
+    asked = f"\nA campaign must give, for example:\n\n```yaml\n{given}```\n" if given else ""
     return (
         f"\n## {name}\n\n{preset.title}, {preset.paper}. Differs from the paper: {preset.deviation}\n\n"
-        f"```yaml\n{recipe}```\n"
+        f"```yaml\n{recipe}```\n{asked}"
     )
 
 

@@ -180,7 +180,8 @@ class Recipe(_Strict):
     def _methods(self, changes: Mapping[str, Any]) -> dict[str, str]:
         """The method of each stage that has one, in this recipe or in the preset that the changes name."""
         plain = expanded({FIELD: changes[FIELD]}) if FIELD in changes else self.model_dump(mode="json")
-        return {stage: choice["method"] for stage, choice in plain.items() if isinstance(choice, Mapping)}
+        choices = {stage: choice for stage, choice in plain.items() if isinstance(choice, Mapping)}
+        return {stage: choice["method"] for stage, choice in choices.items() if "method" in choice}
 
     def choices(self) -> list[tuple[str, Stage, MethodChoice]]:
         """Every choice with its place in the file and its stage."""

@@ -24,7 +24,7 @@ class Preset(BaseModel):
     """One published method as a recipe.
 
     `generation`, `reward` and `optimization` are its triple in the survey, `deviation` is where the
-    composition differs from the paper.
+    composition differs from the paper. `given` is what a campaign must give besides, as an example.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +36,12 @@ class Preset(BaseModel):
     optimization: str
     deviation: str
     recipe: dict[str, Any]
+    given: dict[str, Any] = {}
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The recipe with the example of what a campaign must give."""
+        return joined(self.recipe, self.given, {})
 
 
 @cache

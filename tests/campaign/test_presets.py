@@ -30,17 +30,17 @@ def with_recipe(**recipe: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", all_presets())
 def test_every_preset_is_a_recipe_that_a_campaign_can_name(name: str) -> None:
-    data = with_recipe(preset=name)
+    data = with_recipe(preset=name, **find_preset(name).given)
     campaign = parse_campaign(data, where="tiny")
     check_judges(campaign, where="tiny")
-    assert campaign.recipe == Recipe.model_validate(find_preset(name).recipe)
+    assert campaign.recipe == Recipe.model_validate(find_preset(name).example)
     jsonschema.validate(data, campaign_schema())
 
 
 @pytest.mark.parametrize("name", all_presets())
 def test_what_a_preset_says_of_itself_is_what_its_recipe_does(name: str) -> None:
     preset = find_preset(name)
-    recipe = Recipe.model_validate(preset.recipe)
+    recipe = Recipe.model_validate(preset.example)
     first = recipe.rewards[0].method
     assert name == "spin" or _REWARD_KINDS[first] in preset.reward
     update = recipe.optimization
