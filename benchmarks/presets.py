@@ -64,6 +64,8 @@ def one_round(name: str, tasks: int, out: Path) -> dict[str, Any]:
         with open_instance(where.home) as instance:
             run_round(instance, WorkbenchResource.at(where), KEY)
     except SelfimpError as error:
+        if error.what == "interrupted":  # by who stopped this program: the round is run again
+            raise
         return {"preset": name, "seconds": time.monotonic() - started, "error": error.what}
     store = ArtifactStore(where.store)
     ledger = read_ledger(store).row(0, named=True)
