@@ -21,6 +21,9 @@ _REWARD_KINDS = {
     "pairwise_judge": "M",
     "majority_vote": "H",
     "refined_over_first": "H",
+    "r_zero": "H and V",
+    "absolute_zero": "H and V",
+    "spice": "H and V",
 }
 
 
@@ -49,7 +52,7 @@ def test_what_a_preset_says_of_itself_is_what_its_recipe_does(name: str) -> None
         if update.method == "sequence"
         else [update.method]
     )
-    losses = {"restrain": "GRPO", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
+    losses = {"restrain": "GRPO", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "verifier": "DPO"}
     assert [losses.get(method, method.upper()) for method in updates] == preset.optimization.upper().split(
         " AND "
     )
