@@ -33,6 +33,8 @@ from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
+from selfimp_dagster.lifecycle.evolution.settings import Evolution
+from selfimp_dagster.lifecycle.evolution.space import check_field
 from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
@@ -41,6 +43,7 @@ from selfimp_dagster.lifecycle.rewards.sources import BaseWeights, NamedWeights
 from selfimp_dagster.lifecycle.rewards.weighted import Weighted
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.models.source import parse_source
+from selfimp_dagster.presets import FIELD, all_presets, expanded, joined, merged
 from selfimp_dagster.registry import CHAINS, PLACES, PROVIDED, Method, Stage, all_methods, find_method
 from selfimp_dagster.round_key import CAMPAIGN_PATTERN
 from selfimp_dagster.tasks.pools import Pools, check_disjoint, quotas
@@ -104,6 +107,16 @@ class Recipe(_Strict):
     refinement: MethodChoice
     minimum_rows: int = Field(default=8, ge=1, description="Selected rows without which nothing is trained.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_written_out(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        try:
+            return expanded(data)
+        except SelfimpError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from error
+
     @model_validator(mode="after")
     def _methods_fit(self) -> "Recipe":
         for place, stage, choice in self.choices():
@@ -119,19 +132,19 @@ class Recipe(_Strict):
             except SelfimpError as error:
                 raise ValueError(f"{place}: {error.what}; {error.fix}") from error
         try:
-            check_rewards(self.judges)
+            check_rewards(self.resolved_rewards)
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
         try:
-            gives = {judge.name: judge.method.gives for judge in self.judges}
+            gives = {reward.name: reward.method.gives for reward in self.resolved_rewards}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)
         except SelfimpError as error:
             raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
 
     @property
-    def judges(self) -> list[Reward]:
+    def resolved_rewards(self) -> list[Reward]:
         """The rewards, ready to judge."""
         return [Reward(*choice.resolve("reward")) for choice in self.rewards]
 
@@ -140,22 +153,36 @@ class Recipe(_Strict):
         """The chain, ready to run."""
         return [SelectionStep(*choice.resolve("selection")) for choice in self.selection]
 
-    def joined_changes(self, changes: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-        """Changes to this recipe as one, the further ones over the others.
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its methods need of tasks, engine and policy (see `registry.PROVIDED`)."""
+        return frozenset[str]().union(*(find_method(stage, c.method).needs for _, stage, c in self.choices()))
 
-        Choices of methods are joined field by field. Where the further changes name another method than
-        the one that is chosen without them, they replace that choice whole, and so does a list.
+    def joined_changes(self, changes: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes to this recipe as one, the further ones over the others (see `presets.joined`).
+
+        A preset begins anew: where the further changes name one, the others are forgotten.
+
+        Raises:
+            SelfimpError: there is no such preset.
         """
-        joined = {**changes, **further}
-        for stage in changes.keys() & further.keys():
-            chosen, choice = changes[stage], further[stage]
-            if isinstance(chosen, Mapping) and isinstance(choice, Mapping):
-                own = getattr(self, stage, None)
-                method = chosen.get("method", own.method if isinstance(own, MethodChoice) else None)
-                joined[stage] = (
-                    dict(choice) if choice.get("method", method) != method else merged(chosen, choice)
-                )
-        return joined
+        return dict(further) if FIELD in further else joined(changes, further, self._methods(changes))
+
+    def changed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """This recipe as plain data with these changes; where they name a preset, that with the others.
+
+        Raises:
+            SelfimpError: there is no such preset.
+        """
+        if FIELD in changes:
+            return expanded(changes)
+        return joined(self.model_dump(mode="json"), changes, {})
+
+    def _methods(self, changes: Mapping[str, Any]) -> dict[str, str]:
+        """The method of each stage that has one, in this recipe or in the preset that the changes name."""
+        plain = expanded({FIELD: changes[FIELD]}) if FIELD in changes else self.model_dump(mode="json")
+        choices = {stage: choice for stage, choice in plain.items() if isinstance(choice, Mapping)}
+        return {stage: choice["method"] for stage, choice in choices.items() if "method" in choice}
 
     def choices(self) -> list[tuple[str, Stage, MethodChoice]]:
         """Every choice with its place in the file and its stage."""
@@ -287,6 +314,9 @@ class Campaign(_Strict):
         default_factory=dict,
         description="Further recipes by name, each as what it changes in the recipe; steering chooses.",
     )
+    evolution: Evolution | None = Field(
+        default=None, description="The typed space of recipes that `selfimp evolve` searches."
+    )
     nightly: Nightly | None = None
     approval: Approval = Approval()
 
@@ -305,13 +335,12 @@ class Campaign(_Strict):
         return {skill: source.weight / total for skill, source in self.skills.items()}
 
     def with_recipe(self, changes: Mapping[str, Any], where: str) -> "Campaign":
-        """The same campaign with a recipe in which these fields are changed (see `joined_changes`).
+        """The same campaign with a recipe in which these fields are changed (see `Recipe.changed`).
 
         Raises:
             SelfimpError: the changed recipe is none, naming every field that is wrong.
         """
-        recipe = self.recipe.model_dump(mode="json")
-        changed = self.model_dump(mode="json") | {"recipe": self.recipe.joined_changes(recipe, changes)}
+        changed = self.model_dump(mode="json") | {"recipe": self.recipe.changed(changes)}
         try:
             return Campaign.model_validate(changed)
         except ValidationError as error:
@@ -404,6 +433,8 @@ def parse_campaign(data: Any, where: str) -> Campaign:
         ) from error
     check_power(campaign.promotion, campaign.tested_items, campaign.continuation)
     check_guard(campaign.promotion, campaign.guard_items)
+    for field in campaign.evolution.space if campaign.evolution else ():
+        check_field(field, dict.fromkeys((FIELD, *Recipe.model_fields)))
     for name, changes in campaign.strategies.items():
         campaign.with_recipe(changes, where=f"{where}: strategies.{name}")
     return campaign
@@ -416,7 +447,7 @@ def check_judges(campaign: Campaign, where: str) -> None:
         SelfimpError: a judge's model is none, or all rewards come from the base model, which in the first
             round is the policy itself.
     """
-    for position, reward in enumerate(campaign.recipe.judges):
+    for position, reward in enumerate(campaign.recipe.resolved_rewards):
         parameters = reward.parameters
         source = parameters.judge if isinstance(parameters, JudgeParameters) else None
         if isinstance(source, NamedWeights):
@@ -425,7 +456,9 @@ def check_judges(campaign: Campaign, where: str) -> None:
             except SelfimpError as error:
                 place = f"{where}: recipe.rewards.{position}.judge.model"
                 raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
-    own = [reward for reward in campaign.recipe.judges if not isinstance(reward.parameters, Weighted)]
+    own = [
+        reward for reward in campaign.recipe.resolved_rewards if not isinstance(reward.parameters, Weighted)
+    ]
     if all(_is_base(reward.parameters, campaign.model) for reward in own):
         raise SelfimpError(
             "only the base model judges, and in the first round it would judge its own samples, which nobody "
@@ -436,7 +469,7 @@ def check_judges(campaign: Campaign, where: str) -> None:
 
 
 def _is_base(parameters: BaseModel, model: str) -> bool:
-    if not isinstance(parameters, JudgeParameters):
+    if not isinstance(parameters, JudgeParameters) or parameters.own_samples:
         return False
     source = parameters.judge
     return isinstance(source, BaseWeights) or (isinstance(source, NamedWeights) and source.model == model)
@@ -469,7 +502,25 @@ def campaign_schema() -> dict[str, Any]:
             recipe[PLACES[stage]] = field | {"anyOf": [reference, {"type": "null"}]}
         else:
             recipe[PLACES[stage]] = reference
+    definitions["preset"] = _preset_schema(definitions["Recipe"])
+    schema["properties"]["recipe"] = {"anyOf": [{"$ref": "#/$defs/Recipe"}, {"$ref": "#/$defs/preset"}]}
     return schema
+
+
+def _preset_schema(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that names a preset: it may leave fields out, and in a choice the method."""
+    over = {"type": "object", "not": {"required": ["method"]}}
+    fields = {
+        name: {"anyOf": [field, over]} if name in PLACES.values() and name not in _LISTS else field
+        for name, field in recipe["properties"].items()
+    }
+    names = {"enum": list(all_presets()), "description": "A published method; other fields change it."}
+    return {
+        "type": "object",
+        "properties": {FIELD: names, **fields},
+        "required": [FIELD],
+        "additionalProperties": False,
+    }
 
 
 def _environment_schema(kind: EnvironmentKind) -> dict[str, Any]:
@@ -492,17 +543,6 @@ def _flat(error: ValidationError) -> str:
         f"{problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors()
     )
-
-
-def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the overrides in place, those of nested mappings field by field."""
-    result = dict(values)
-    for name, value in overrides.items():
-        inner = result.get(name)
-        if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            value = merged(inner, value)
-        result[name] = value
-    return result
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:

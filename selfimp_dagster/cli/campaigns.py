@@ -8,6 +8,7 @@ from typing import Annotated
 
 import polars as pl
 import typer
+import yaml
 from rich.markup import escape
 
 from selfimp_dagster.campaign import SUFFIX, Campaign, campaign_schema, load_campaign, parse_campaign
@@ -15,6 +16,7 @@ from selfimp_dagster.cli.app import app
 from selfimp_dagster.console import console, print_rows
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.promotion import check_guard, lowest_level, power_table
+from selfimp_dagster.presets import all_presets, find_preset
 from selfimp_dagster.registry import all_methods
 from selfimp_dagster.settings import settings
 
@@ -28,8 +30,6 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new campaign.")])
     path = settings().campaigns / f"{name}{SUFFIX}"
     if path.exists():
         raise SelfimpError("it exists already", where=str(path), fix="choose another name, or edit that file")
-    import yaml
-
     parse_campaign(yaml.safe_load(text), where=f"campaign {name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -96,6 +96,26 @@ def methods() -> None:
         for name, field in method.parameters.model_fields.items():
             default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)}"
             console.print(f"    {name}{default}  [dim]{field.description}[/dim]", highlight=False)
+
+
+@app.command(rich_help_panel=_PANEL)
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print the recipe of this preset.")] = None,
+) -> None:
+    """List the published methods that a recipe can name whole: `recipe: {preset: NAME}`."""
+    if name is not None:
+        preset = find_preset(name)
+        console.print(escape(yaml.safe_dump(preset.recipe, sort_keys=False)), highlight=False, end="")
+        return
+    print_rows(
+        ("preset", "method", "paper", "generation", "reward", "optimization"),
+        (
+            (name, p.title, p.paper, p.generation, p.reward, p.optimization)
+            for name, p in all_presets().items()
+        ),
+    )
+    for name, preset in all_presets().items():
+        console.print(f"[bold]{name}[/bold]: {escape(preset.deviation)}", highlight=False)
 
 
 @app.command(rich_help_panel=_PANEL)

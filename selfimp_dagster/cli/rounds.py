@@ -8,7 +8,7 @@ import typer
 import yaml
 from rich.markup import escape
 
-from selfimp_dagster.campaign import merged
+from selfimp_dagster.campaign import changes_text
 from selfimp_dagster.cli.app import CampaignName, app
 from selfimp_dagster.console import (
     console,
@@ -18,13 +18,17 @@ from selfimp_dagster.console import (
     print_gaps,
     print_ledger,
     print_monitors,
+    print_rows,
 )
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.report import dimensions_of, read_monitors
+from selfimp_dagster.lifecycle.evolution.proposal import Proposal
+from selfimp_dagster.lifecycle.evolution.stage import read_archive
 from selfimp_dagster.lifecycle.ledger import read_fates, read_ledger
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import open_questions
 from selfimp_dagster.lineage.inventory import take_inventory
+from selfimp_dagster.presets import merged
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import settings
 from selfimp_dagster.store import ArtifactStore
@@ -106,6 +110,36 @@ def _value(text: str) -> Any:
         return json.loads(text)  # YAML that its 1.1 reads otherwise: 5e-5 would be text
     except json.JSONDecodeError:
         return yaml.safe_load(text)
+
+
+@app.command(rich_help_panel=_PANEL)
+def evolve(
+    campaign: CampaignName,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Children that the archive has in the end, with those that are there.")
+    ],
+) -> None:
+    """Search the campaign's space of recipes: each child changes one field and must pass the promotion rule.
+
+    A child is a branch from the recipe whose descendants did best. Killed, it goes on where it was.
+    """
+    from selfimp_dagster.evolve import evolve as run_evolution
+    from selfimp_dagster.progress import TerminalProgress, showing
+    from selfimp_dagster.resources.workbench import WorkbenchResource
+    from selfimp_dagster.rounds_in_process import open_instance
+
+    def show(key: RoundKey, proposal: Proposal | None) -> None:
+        console.rule(f"round {key}", align="left")
+        if proposal is not None:
+            told = f"child of {proposal.parent} by {proposal.proposed_by}: {changes_text(proposal.changes)}"
+            console.print(escape(told), highlight=False)
+
+    where = settings()
+    with open_instance(where.home) as instance, showing(TerminalProgress()):
+        ended = run_evolution(instance, WorkbenchResource.at(where), campaign, budget, show)
+    archive = read_archive(ArtifactStore(where.store), campaign).drop("rejected_replies")
+    print_rows(archive.columns, archive.iter_rows(), title=f"Archive of {campaign}")
+    console.print(escape(ended), highlight=False)
 
 
 @app.command(rich_help_panel=_PANEL)

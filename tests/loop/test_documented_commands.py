@@ -69,6 +69,7 @@ def _three_rounds(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
         "arithmetic",
         continuation={"rounds": 8, "patience": 5},
         evaluation={"max_new_tokens": 4, "environments": [lake]},
+        evolution={"space": {"acquisition.samples_per_task": {"kind": "choice", "values": [2, 3]}}},
     )
     home.run("arithmetic/0000", "arithmetic/0001")
     home.run("arithmetic/0002", parent="arithmetic/0000", recipe={"acquisition": {"samples_per_task": 2}})

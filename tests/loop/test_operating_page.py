@@ -40,13 +40,20 @@ def _training_row(home: Home) -> str:
     return str(row)
 
 
-def test_a_restored_backup_tells_all_and_goes_on(moved: Home, capfd: pytest.CaptureFixture[str]) -> None:
+def _runs(home: Home) -> set[str]:
+    with home.instance() as instance:
+        return {run.run_id for run in instance.get_runs()}
+
+
+def test_a_restored_backup_tells_all_and_goes_on(
+    moved: Home, two_rounds: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
     _selfimp("status", "tiny")
     assert "tiny: tiny/0002 next." in capfd.readouterr().out
     _selfimp("trace", _training_row(moved))
     assert "trained on in the update sft" in capfd.readouterr().out
+    assert _runs(moved) == _runs(two_rounds) != set()
     with moved.instance() as instance:
-        assert instance.get_runs_count() == 2
         assert sorted(instance.get_dynamic_partitions("rounds")) == ["tiny/0000", "tiny/0001"]
     _selfimp("run", "tiny")
     assert moved.store.has(RoundKey("tiny", 2), "eval_report")

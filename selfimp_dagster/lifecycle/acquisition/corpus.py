@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import takewhile
+from typing import Literal, Protocol
 
 import polars as pl
+from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.lifecycle.sampling import SampleRequest
+
+TrainedIn = Literal["task", "opening", "dialogue"]
+"""In which chat the samples of a method are trained on: how the task is asked, whatever else was shown when
+they were drawn; the chat in which they were drawn, up to the first reply in it; or all of that chat."""
 
 
 class Draw(Protocol):
@@ -63,3 +69,23 @@ class AcquisitionContext:
     skill_weights: Mapping[str, float]
     size: int
     seed: int
+
+
+def trained_chats(
+    parameters: BaseModel | None, drawn: Sequence[Sequence[Message]], plain: Sequence[Sequence[Message]]
+) -> list[list[Message]]:
+    """The chat that each sample of a method with these parameters is trained on in.
+
+    Args:
+        parameters: with `trained_in`, or without: then it is the task as it is asked.
+        drawn: the chats in which the samples were drawn.
+        plain: the chats that ask their tasks.
+    """
+    trained_in: TrainedIn = getattr(parameters, "trained_in", "task")
+    match trained_in:
+        case "task":
+            return [list(chat) for chat in plain]
+        case "opening":
+            return [list(takewhile(lambda message: message["role"] != "assistant", chat)) for chat in drawn]
+        case "dialogue":
+            return [list(chat) for chat in drawn]

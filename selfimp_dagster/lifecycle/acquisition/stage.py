@@ -110,7 +110,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         seed=policy.seed,
     )
     corpus: Corpus = method.function(context, parameters)
-    chosen = campaign.recipe.judges
+    chosen = campaign.recipe.resolved_rewards
     judges = Judges(bench, policy, draft.folder / ".judgements")
     probed = _probe_tasks(policy, bench.campaigns)
     probe = probe_judges(chosen, probed, judges.judge, derive_seed(policy.seed, "judge probe"))
@@ -154,7 +154,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
 def _probe_tasks(policy: Policy, base_folder: Path) -> list[Task]:
     """Train tasks for the gold probe of the judges: others in every round, none without a judge."""
     campaign = policy.campaign
-    size = max((parameters.probe for _, parameters in judges_of(campaign.recipe.judges)), default=0)
+    size = max((parameters.probe for _, parameters in judges_of(campaign.recipe.resolved_rewards)), default=0)
     drawn = draw_pool(
         "train",
         campaign.skills,

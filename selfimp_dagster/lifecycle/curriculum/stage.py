@@ -46,7 +46,7 @@ def plan_lessons(
         looked_at = {f"{policy.parent}/{_CORPUS}": corpus.data_version}
         tasks = corpus.table("tasks", TASKS)
         samples = unaided(corpus.table("samples", SAMPLES)).filter(pl.col("round") == policy.parent)
-        rewards = visible(corpus.table("rewards", REWARDS), policy.campaign.recipe.judges)
+        rewards = visible(corpus.table("rewards", REWARDS), policy.campaign.recipe.resolved_rewards)
         assert method.state is not None
         state = carried_state(corpus, STATE, method.name, method.state)
     context = CurriculumContext(

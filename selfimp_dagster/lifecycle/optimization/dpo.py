@@ -1,9 +1,9 @@
 """Direct preference optimization and its relatives (survey 4.3), through TRL's DPOTrainer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfimp_dagster.lifecycle.optimization.pairs import best_and_worst, pair_rows
 from selfimp_dagster.lifecycle.optimization.update import (
@@ -31,13 +31,14 @@ class Paired(Rewarded):
 class Dpo(Paired):
     """Parameters of `dpo`."""
 
-    losses: dict[Loss, Annotated[float, Field(gt=0)]] = Field(
+    losses: dict[Loss, Annotated[float, Field(ge=0)]] = Field(
         default={"sigmoid": 1.0},
         min_length=1,
         description="The loss, or several by their weights, of the log-ratio margin d of a pair: sigmoid "
         "(DPO) -log s(beta d); ipo (d - 1/(2 beta))^2 with d per token; sppo_hard: both log-ratios to "
         "+-1/(2 beta); discopop: logistic and exponential loss blended by s(beta d / 0.05); sigmoid_norm: "
-        "DPO with d per token (length-controlled); sft: cross-entropy of the better response per token.",
+        "DPO with d per token (length-controlled); sft: cross-entropy of the better response per token. A "
+        "loss of weight 0 is left out.",
     )
     length_weight: float | None = Field(
         default=None,
@@ -51,6 +52,12 @@ class Dpo(Paired):
         ge=0,
         description="By how much the reward of the better response must be larger; it must be larger anyhow.",
     )
+
+    @model_validator(mode="after")
+    def _there_is_a_loss(self) -> Self:
+        if not any(self.losses.values()):
+            raise ValueError("losses: one of them needs a weight above 0")
+        return self
 
 
 @method(
@@ -78,13 +85,14 @@ def dpo(context: OptimizationContext, parameters: Dpo) -> Update:
     judged = context.judged(parameters.reward, COMPARABLE)
     pairs = best_and_worst(judged, margin=parameters.margin, per_task=parameters.pairs_per_task)
     require_pairs("dpo", pairs)
+    losses = {name: weight for name, weight in parameters.losses.items() if weight > 0}
     curve = train_pairs(
         "dpo",
         pairs,
         context,
         parameters,
-        loss_type=list(parameters.losses),
-        loss_weights=list(parameters.losses.values()),
+        loss_type=list(losses),
+        loss_weights=list(losses.values()),
         beta=parameters.beta,
         ld_alpha=parameters.length_weight,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from safetensors import SafetensorError
 
+from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
 from selfimp_dagster.lifecycle.obedience import obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
@@ -102,21 +103,21 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
 
 def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, Any]:
     """What the fields of the context that tell of the corpus are."""
-    judges = policy.campaign.recipe.judges
+    rewarding = policy.campaign.recipe.resolved_rewards
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
     pool = _pool(policy, tasks, samples, subset)
-    rewards = visible(corpus.table("rewards", REWARDS), judges)
+    rewards = visible(corpus.table("rewards", REWARDS), rewarding)
 
     def judge(drawn: pl.DataFrame) -> pl.DataFrame:
         asked = tasks.join(drawn, on="task_id", how="semi")
         seed = derive_seed(policy.seed, "rollout rewards")
-        return judge_samples(judges, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
+        return judge_samples(rewarding, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
 
     return {
         "pool": pool,
         "tasks": tasks.join(pool, on="task_id", how="semi"),
         "rewards": rewards.join(pool, on="sample_id", how="semi"),
-        "gives": {judge.name: judge.method.gives for judge in judges},
+        "gives": {reward.name: reward.method.gives for reward in rewarding},
         "judge": judge,
     }
 
@@ -134,12 +135,18 @@ def _pool(policy: Policy, tasks: pl.DataFrame, samples: pl.DataFrame, subset: Ar
             pl.Series("temperature", [given.get("temperature") for given in settings], dtype=pl.Float64),
             pl.Series("token_limit", [given.get("max_new_tokens") for given in settings], dtype=pl.Int64),
             ended=pl.col("finish_reason") == "stop",
-            own=(pl.col("generation") == "SE") & (pl.col("policy_hash") == policy.policy_hash),
         )
         .join(pl.concat([kept, spare]), on="sample_id")
         .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
         .with_columns(round=pl.lit(str(policy.round)))
         .sort("task_id", "sample_id")
     )
-    asked = [list(policy.campaign.messages(prompt)) for prompt in rows["prompt"]]
-    return rows.with_columns(pl.Series("messages", asked, dtype=POOL["messages"])).select(list(POOL))
+    drawn = rows["messages"].to_list()
+    plain = [policy.campaign.messages(prompt) for prompt in rows["prompt"]]
+    trained = trained_chats(policy.campaign.recipe.acquisition.resolve("acquisition")[1], drawn, plain)
+    unhelped = [own == chat for own, chat in zip(drawn, trained, strict=True)]
+    by_incumbent = (rows["policy_hash"] == policy.policy_hash).fill_null(False)
+    return rows.with_columns(
+        pl.Series("messages", trained, dtype=POOL["messages"]),
+        pl.Series("own", unhelped, dtype=pl.Boolean) & by_incumbent,
+    ).select(list(POOL))

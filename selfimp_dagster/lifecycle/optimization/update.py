@@ -22,11 +22,11 @@ POOL = pl.Schema(
         "round": pl.String(),
         "skill": pl.String(),
         "prompt": pl.String(),
-        "messages": MESSAGES,  # how the policy is asked the task
+        "messages": MESSAGES,  # the chat that it is trained on in
         "response": pl.String(),
         "ended": pl.Boolean(),  # by itself, not at the token limit
         "fate": pl.String(),  # kept; contrast: dropped for its reward alone; sibling: for something else
-        "own": pl.Boolean(),  # drawn by the incumbent without help, so that its task's group is on-policy
+        "own": pl.Boolean(),  # drawn by the incumbent in that very chat, so that its group is on-policy
         "temperature": pl.Float64(),
         "token_limit": pl.Int64(),
     }

@@ -73,7 +73,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         generation="SE",
         label="answering",
     )
-    chosen = campaign.recipe.judges
+    chosen = campaign.recipe.resolved_rewards
     practice, solved = _practice(corpus, tasks, chosen)
     every_task = pl.concat([tasks, practice])
     seed = derive_seed(policy.seed, ASSET)

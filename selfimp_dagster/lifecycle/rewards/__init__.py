@@ -2,8 +2,11 @@
 
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
+    consensus,
     judge,
     majority_vote,
+    outcome,
     pairwise_judge,
+    refined_over_first,
     weighted,
 )

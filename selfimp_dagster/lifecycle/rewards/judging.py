@@ -40,7 +40,7 @@ def check_rewards(rewards: Sequence[Reward]) -> None:
 
     Raises:
         SelfimpError: two have the same name, a composed reward has a part that does not stand before it, or
-            the incumbent would judge samples that it drew itself.
+            the incumbent would judge samples that it drew itself and is not told to.
     """
     before: set[str] = set()
     for position, reward in enumerate(rewards):
@@ -57,11 +57,16 @@ def check_rewards(rewards: Sequence[Reward]) -> None:
                 where=where,
                 fix=f"choose parts among: {', '.join(sorted(before)) or 'none, it is the first'}",
             )
-        if isinstance(parameters, JudgeParameters) and isinstance(parameters.judge, IncumbentWeights):
+        if (
+            isinstance(parameters, JudgeParameters)
+            and isinstance(parameters.judge, IncumbentWeights)
+            and not parameters.own_samples
+        ):
             raise SelfimpError(
                 f"{reward.name} has the incumbent judge the corpus, which it drew itself",
                 where=where,
-                fix="choose another judge: source: base, model or endpoint",
+                fix="choose another judge: source: base, model or endpoint; or set own_samples: true, if a "
+                "model that rewards itself is what you want",
             )
         before.add(reward.name)
 
@@ -70,7 +75,7 @@ def judge_samples(rewards: Sequence[Reward], context: RewardContext) -> pl.DataF
     """Every reward's judgements of the samples (records.REWARDS), sorted by sample and reward.
 
     A reward that is barred says nothing of any sample, and a judge nothing of samples that its own weights
-    drew; their rows have no value and say why.
+    drew, unless it has `own_samples`; their rows have no value and say why.
 
     Raises:
         ValueError: a reward judged a sample twice, one that is not there, or by another name than its own.
@@ -109,7 +114,7 @@ def _judged(reward: Reward, context: RewardContext) -> pl.DataFrame:
     if why := context.barred.get(name):
         return _abstains(name, context.samples["sample_id"], why)
     own = pl.lit(False)
-    if isinstance(reward.parameters, JudgeParameters):
+    if isinstance(reward.parameters, JudgeParameters) and not reward.parameters.own_samples:
         weights = context.judge(reward.parameters.judge).policy_hash
         own = pl.col("policy_hash").eq_missing(weights) if weights else own
     drawn_by_judge = context.samples.filter(own)

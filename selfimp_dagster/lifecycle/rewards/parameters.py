@@ -32,7 +32,12 @@ class JudgeParameters(NamedParameters):
     judge: JudgeSource = Field(
         default=BaseWeights(),
         description="Who judges. source: base, the campaign's base model; model, with a `model` of its own; "
-        "endpoint, with `url` and `model`. Nobody judges samples that the same weights drew.",
+        "endpoint, with `url` and `model`; incumbent, with `own_samples`.",
+    )
+    own_samples: bool = Field(
+        default=False,
+        description="Whether it may judge samples that its own weights drew, as in self-rewarding. False: it "
+        "says nothing of them.",
     )
     reading: Literal["words", "probabilities"] = Field(
         default="words",

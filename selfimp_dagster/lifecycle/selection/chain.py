@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
 from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
@@ -58,7 +59,8 @@ class SelectionContext:
     `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor, fresh
     and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
     asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
-    is what the same step left in the parent round, `parent_gain` by how much that round's candidate was
+    is what the same step left in the parent round, `acquisition` the parameters of the method that drew the
+    samples, `parent_gain` by how much that round's candidate was
     more accurate than its incumbent on items that only that round saw; none where there is no such thing.
     """
 
@@ -73,11 +75,19 @@ class SelectionContext:
     judge: Callable[[JudgeSource], Judge]
     state: BaseModel | None = None
     parent_gain: float | None = None
+    acquisition: BaseModel | None = None
 
     def asked(self, rows: pl.DataFrame) -> list[Pair]:
-        """Each row as it is trained on: how its task is asked, whatever else was shown, and the
-        response."""
-        return [(self.messages(prompt), response) for prompt, response in _texts(rows)]
+        """Each row as it is trained on: the chat (see `chats`) and the response."""
+        return [
+            (tuple(chat), response) for chat, response in zip(self.chats(rows), rows["response"], strict=True)
+        ]
+
+    def chats(self, rows: pl.DataFrame) -> list[list[Message]]:
+        """The chat that each row is trained on in; rows have `prompt` and the `messages` they were drawn
+        with."""
+        plain = [self.messages(prompt) for prompt in rows["prompt"]]
+        return trained_chats(self.acquisition, rows["messages"].to_list(), plain)
 
     def reward(self, name: str) -> pl.DataFrame:
         """The named reward: sample_id, kind, value (null where it is not a number), confidence, evidence.

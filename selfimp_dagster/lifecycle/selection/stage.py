@@ -47,8 +47,8 @@ SUBSET = pl.Schema(
         "response": pl.String(),
     }
 )
-"""The kept rows, complete: what an optimizer reads. `round` is the round that selected them, `messages` how
-the policy is asked the task, whatever else it was shown when it was sampled."""
+"""The kept rows, complete: what an optimizer reads. `round` is the round that selected them, `messages` the
+chat that they are trained on in (see `acquisition.corpus.TrainedIn`)."""
 
 
 def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
@@ -79,11 +79,12 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
-        rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.judges),
+        rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.resolved_rewards),
         earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
         messages=campaign.messages,
+        acquisition=campaign.recipe.acquisition.resolve("acquisition")[1],
         models=models,
         judge=judges.judge,
         parent_gain=_parent_gain(bench.store, policy),
@@ -97,7 +98,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         .select(list(SUBSET))
         .sort("sample_id")
     )
-    asked = [list(campaign.messages(prompt)) for prompt in subset["prompt"]]
+    asked = context.chats(subset)
     subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)

@@ -131,3 +131,13 @@ def test_a_reward_with_a_name_of_its_own_is_seen_by_that_name() -> None:
     assert judged["reward"].to_list() == ["answer", "mild", "strict"]
     assert visible(judged, chosen)["reward"].to_list() == ["mild", "strict"]
     assert accepted(judged, chosen) == ["s0"]
+
+
+def test_a_judge_hears_its_own_samples_where_the_recipe_says_so() -> None:
+    judge = ScriptedJudge(say=lambda text, seed: "Grade: 5", policy_hash="policy")
+    context = reward_context({"1+1": ["2", "3"]}, judge, drawn_by="policy")
+    silent = judge_samples([reward("judge")], context)
+    assert silent["value"].to_list() == [None, None]
+    assert "nobody judges himself" in silent["evidence"][0]
+    heard = judge_samples([reward("judge", own_samples=True)], context)
+    assert heard["value"].to_list() == [1.0, 1.0]
