@@ -35,9 +35,8 @@ from selfimp_dagster.lifecycle.evaluation.steering import Steering
 from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
-from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
+from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters, NamedParameters
 from selfimp_dagster.lifecycle.rewards.sources import BaseWeights, NamedWeights
-from selfimp_dagster.lifecycle.rewards.weighted import Weighted
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.models.source import parse_source
 from selfimp_dagster.registry import CHAINS, PLACES, PROVIDED, Method, Stage, all_methods, find_method
@@ -423,7 +422,7 @@ def check_judges(campaign: Campaign, where: str) -> None:
             except SelfimpError as error:
                 place = f"{where}: recipe.rewards.{position}.judge.model"
                 raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
-    own = [reward for reward in campaign.recipe.judges if not isinstance(reward.parameters, Weighted)]
+    own = [reward for reward in campaign.recipe.judges if not _is_made_of_others(reward.parameters)]
     if all(_is_base(reward.parameters, campaign.model) for reward in own):
         raise SelfimpError(
             "only the base model judges, and in the first round it would judge its own samples, which nobody "
@@ -431,6 +430,10 @@ def check_judges(campaign: Campaign, where: str) -> None:
             where=f"{where}: recipe.rewards",
             fix="add another reward, such as answer, or choose another judge",
         )
+
+
+def _is_made_of_others(parameters: BaseModel) -> bool:
+    return isinstance(parameters, NamedParameters) and bool(parameters.made_of)
 
 
 def _is_base(parameters: BaseModel, model: str) -> bool:

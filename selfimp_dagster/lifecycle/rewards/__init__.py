@@ -2,8 +2,12 @@
 
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
+    form,
     judge,
-    majority_vote,
+    length_controlled,
+    novelty,
     pairwise_judge,
+    proof,
+    votes,
     weighted,
 )
