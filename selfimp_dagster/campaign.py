@@ -29,10 +29,15 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     rewards,
     selection,
 )
+from selfimp_dagster.lifecycle.companions import NAMES
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
-from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
+from selfimp_dagster.lifecycle.optimization.fit import (
+    check_companions,
+    check_recipe_updates,
+    update_names,
+)
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters, NamedParameters
@@ -124,6 +129,7 @@ class Recipe(_Strict):
         try:
             gives = {judge.name: judge.method.gives for judge in self.judges}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)
+            check_companions(*self.optimization.resolve("optimization"), self.judges)
         except SelfimpError as error:
             raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
@@ -132,6 +138,12 @@ class Recipe(_Strict):
     def judges(self) -> list[Reward]:
         """The rewards, ready to judge."""
         return [Reward(*choice.resolve("reward")) for choice in self.rewards]
+
+    @property
+    def companions(self) -> frozenset[str]:
+        """The companions that the rewards of the recipe ask or its updates train."""
+        asked = {judge.method.name for judge in self.judges}
+        return NAMES & (asked | set(update_names(*self.optimization.resolve("optimization"))))
 
     @property
     def selection_steps(self) -> list[SelectionStep]:
@@ -423,10 +435,12 @@ def check_judges(campaign: Campaign, where: str) -> None:
                 place = f"{where}: recipe.rewards.{position}.judge.model"
                 raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
     own = [reward for reward in campaign.recipe.judges if not _is_made_of_others(reward.parameters)]
-    if all(_is_base(reward.parameters, campaign.model) for reward in own):
+    if all(_silent_at_first(reward, campaign.model) for reward in own):
         raise SelfimpError(
             "only the base model judges, and in the first round it would judge its own samples, which nobody "
-            "does: there would be no reward",
+            "does: there would be no reward"
+            if not any(reward.method.name in NAMES for reward in own)
+            else "in the first round, which has no companion yet, no reward would say anything",
             where=f"{where}: recipe.rewards",
             fix="add another reward, such as answer, or choose another judge",
         )
@@ -434,6 +448,11 @@ def check_judges(campaign: Campaign, where: str) -> None:
 
 def _is_made_of_others(parameters: BaseModel) -> bool:
     return isinstance(parameters, NamedParameters) and bool(parameters.made_of)
+
+
+def _silent_at_first(reward: Reward, model: str) -> bool:
+    """Whether a reward says nothing of the corpus of a first round."""
+    return reward.method.name in NAMES or _is_base(reward.parameters, model)
 
 
 def _is_base(parameters: BaseModel, model: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,12 +24,23 @@ class RefinementParameters(BaseModel):
     )
 
 
+class Judge(Protocol):
+    """Gives samples the values of a reward of the recipe, by sample id; what it does not judge is left out.
+
+    Without a name it is the first reward.
+
+    Raises:
+        SelfimpError: the recipe has no reward of that name.
+    """
+
+    def __call__(self, samples: pl.DataFrame, reward: str | None = None) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True)
 class RefinementContext:
     """What a method may use: tasks (records.TASKS), their plain greedy answers, and the candidate.
 
-    `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks. `judge` gives
-    samples the values of the recipe's first reward, by sample id; it leaves out what it does not judge.
+    `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks.
     `practice` are other train tasks (records.TASKS), those of the round's corpus, on which a method may try
     things before it answers; `solved` are right answers to some of them (SOLVED).
     """
@@ -38,7 +50,7 @@ class RefinementContext:
     practice: pl.DataFrame
     solved: pl.DataFrame
     sample: Sample
-    judge: Callable[[pl.DataFrame], Mapping[str, float]]
+    judge: Judge
     messages: Callable[[str], tuple[Message, ...]]
     max_new_tokens: int
     seed: int

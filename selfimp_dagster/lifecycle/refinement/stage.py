@@ -7,6 +7,8 @@ from typing import Any
 import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.companions import Companions
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_refinement
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
@@ -78,13 +80,24 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     every_task = pl.concat([tasks, practice])
     seed = derive_seed(policy.seed, ASSET)
     judges = Judges(bench, policy, draft.folder / ".judgements")
+    companions = Companions(bench, checkpoint)
     silent = barred(JudgeRecord(**record) for record in corpus.facts.get("judges", []))
 
     def to_judge(samples: pl.DataFrame, seed: int) -> RewardContext:
-        return RewardContext(every_task, samples, REWARDS.to_frame(), seed, judges.judge, silent)
+        return RewardContext(
+            every_task,
+            samples,
+            REWARDS.to_frame(),
+            seed,
+            judges.judge,
+            silent,
+            companions.find,
+            campaign.messages,
+        )
 
-    def judge(samples: pl.DataFrame) -> dict[str, float]:
-        judged = judge_samples(chosen[:1], to_judge(samples, seed))
+    def judge(samples: pl.DataFrame, reward: str | None = None) -> dict[str, float]:
+        asked = _up_to(chosen, reward)
+        judged = judge_samples(asked, to_judge(samples, seed)).filter(pl.col("reward") == asked[-1].name)
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
     context = RefinementContext(
@@ -135,7 +148,10 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "engine": engine.describe(),
             "obeyed": [told.model_dump() for told in obeyed],
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
+        measurements={
+            "seconds": time.monotonic() - started,
+            "tokens": sampler.tokens + judges.tokens + companions.tokens,
+        },
     )
 
 
@@ -178,6 +194,24 @@ def compare(
             }
         )
     return frame(rows, REFINEMENTS)
+
+
+def _up_to(chosen: list[Reward], name: str | None) -> list[Reward]:
+    """The rewards up to the named one, which may be made of those before it; without a name the first alone.
+
+    Raises:
+        SelfimpError: the recipe has no reward of that name.
+    """
+    names = [reward.name for reward in chosen]
+    if name is None:
+        return chosen[:1]
+    if name not in names:
+        raise SelfimpError(
+            f"the refinement asks the reward {name}, which is not among the recipe's rewards",
+            where="recipe.refinement",
+            fix=f"name one of: {', '.join(names)}; or add {name} to recipe.rewards",
+        )
+    return chosen[: names.index(name) + 1]
 
 
 def _per_1000_tokens(table: pl.DataFrame, side: str) -> float:

@@ -50,7 +50,8 @@ def length_controlled(context: RewardContext, parameters: LengthControlled) -> p
         }
         for id_ in samples["sample_id"]:
             value, confidence = judged.get(id_, (None, 0.0))
-            evidence: dict[str, float | str] = {"abstains": f"{parameters.reward} gave it no value"}
+            why = f"{parameters.reward} gave it no value"
+            evidence: dict[str, float | str] = {"abstains": why}
             if value is not None:
                 shortness = length_reward(lengths[id_], list(lengths.values())) if id_ in lengths else 0.0
                 gained = shortness if value >= 1 else min(0.0, shortness)
@@ -70,6 +71,6 @@ def length_controlled(context: RewardContext, parameters: LengthControlled) -> p
 
 
 def length_reward(length: int, lengths: list[int]) -> float:
-    """0.5 for the shortest of the lengths, -0.5 for the longest, in proportion between; 0 if all are alike."""
+    """0.5 for the shortest of the lengths, -0.5 for the longest, linear between; 0 if all are alike."""
     shortest, longest = min(lengths), max(lengths)
     return 0.0 if shortest == longest else 0.5 - (length - shortest) / (longest - shortest)

@@ -87,7 +87,7 @@ def refine(
         SAMPLES,
     )
 
-    def judge(samples: pl.DataFrame) -> dict[str, float]:
+    def judge(samples: pl.DataFrame, reward: str | None = None) -> dict[str, float]:
         known = values or {}
         return {
             id_: known[response]
