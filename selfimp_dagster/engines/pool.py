@@ -2,9 +2,13 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selfimp_dagster.engines.base import Engine
+from selfimp_dagster.engines.base import Engine, Generator
 from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
 
@@ -20,7 +24,7 @@ class EnginePool:
 
     def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 256) -> None:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
-        self._loaded: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], TransformersEngine] = OrderedDict()
 
     def engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None = None) -> Engine:
         """The engine that runs the weights in `folder`, in `dtype` or else in the sampling numerics.
@@ -28,6 +32,21 @@ class EnginePool:
         Raises:
             SelfimpError: the folder does not hold a model.
         """
+        return self._loaded_engine(folder, policy_hash, dtype)
+
+    def contrastive(self, expert: tuple[Path, str], amateur: tuple[Path, str]) -> Generator:
+        """An engine that holds an amateur's weights against an expert's, each a folder and its policy hash.
+
+        Raises:
+            SelfimpError: a folder does not hold a model, or the two do not have the same tokens.
+        """
+        from selfimp_dagster.engines.contrastive import ContrastiveEngine
+
+        return ContrastiveEngine(self._loaded_engine(*expert), self._loaded_engine(*amateur))
+
+    def _loaded_engine(
+        self, folder: Path, policy_hash: str, dtype: DtypeName | None = None
+    ) -> "TransformersEngine":
         from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
         numerics = pick_dtype(dtype or self._dtype, pick_device(self._device))

@@ -25,9 +25,16 @@ class ScoreTrainer(RewardTrainer):
 
     tokens = 0
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *others: Any, **named: Any) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         self.tokens += int(inputs["attention_mask"].sum())
-        return super().compute_loss(model, inputs, *others, **named)
+        loss: Any = super().compute_loss
+        return loss(model, inputs, return_outputs, num_items_in_batch)
 
 
 def train_reward_model(

@@ -2,6 +2,7 @@
 
 from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the methods
     best_of_n,
+    contrastive_decoding,
     critic,
     debate,
     experience_memory,

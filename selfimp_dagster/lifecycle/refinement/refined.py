@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +36,17 @@ class Judge(Protocol):
     def __call__(self, samples: pl.DataFrame, reward: str | None = None) -> Mapping[str, float]: ...
 
 
+class Against(Protocol):
+    """Samples the candidate by its contrast to an amateur (engines/base.py: ContrastiveSampling).
+
+    None where the amateur has the candidate's own weights.
+    """
+
+    def __call__(
+        self, amateur: Literal["base", "incumbent"], plausibility: float, temperature: float
+    ) -> Sample | None: ...
+
+
 @dataclass(frozen=True)
 class RefinementContext:
     """What a method may use: tasks (records.TASKS), their plain greedy answers, and the candidate.
@@ -50,6 +61,7 @@ class RefinementContext:
     practice: pl.DataFrame
     solved: pl.DataFrame
     sample: Sample
+    sample_against: Against
     judge: Judge
     messages: Callable[[str], tuple[Message, ...]]
     max_new_tokens: int

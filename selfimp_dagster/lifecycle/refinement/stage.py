@@ -18,6 +18,7 @@ from selfimp_dagster.lifecycle.refinement.refined import (
     RefinementContext,
     RefinementParameters,
 )
+from selfimp_dagster.lifecycle.refinement.weights import OtherWeights
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, barred
@@ -100,12 +101,14 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         judged = judge_samples(asked, to_judge(samples, seed)).filter(pl.col("reward") == asked[-1].name)
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
+    others = OtherWeights(bench, policy, (checkpoint.folder / "model", candidate), draft.folder / ".parts")
     context = RefinementContext(
         tasks=tasks,
         before=before,
         practice=practice,
         solved=solved,
         sample=sampler.sample,
+        sample_against=others.against,
         judge=judge,
         messages=campaign.messages,
         max_new_tokens=max_new_tokens,
@@ -150,7 +153,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         },
         measurements={
             "seconds": time.monotonic() - started,
-            "tokens": sampler.tokens + judges.tokens + companions.tokens,
+            "tokens": sampler.tokens + judges.tokens + companions.tokens + others.tokens,
         },
     )
 

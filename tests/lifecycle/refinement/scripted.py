@@ -29,6 +29,7 @@ class Policy:
         self._say, self._numbers = say, count()
         self.chats: list[tuple[Message, ...]] = []
         self.generations: list[str] = []
+        self.against: Any = None
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: Sampling, *, generation: str, label: str
@@ -65,11 +66,13 @@ def refine(
     values: Mapping[str, float] | None = None,
     practice: Sequence[str] = (),
     solved: Mapping[str, str] | None = None,
+    judged: list[str | None] | None = None,
     **parameters: Any,
 ) -> tuple[dict[str, str], dict[str, Refined]]:
     """Runs a method on numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
 
-    `practice` are the prompts to try things on, `solved` right answers to some of them.
+    `practice` are the prompts to try things on, `solved` right answers to some of them; `judged` notes the
+    names of the rewards that were asked.
 
     Returns the responses that carry the new answers, and the method's own words on them, by prompt.
     """
@@ -88,6 +91,8 @@ def refine(
     )
 
     def judge(samples: pl.DataFrame, reward: str | None = None) -> dict[str, float]:
+        if judged is not None:
+            judged.append(reward)
         known = values or {}
         return {
             id_: known[response]
@@ -107,6 +112,7 @@ def refine(
             SOLVED,
         ),
         sample=policy.sample,
+        sample_against=lambda amateur, plausibility, temperature: policy.against,
         judge=judge,
         messages=lambda prompt: ({"role": "user", "content": prompt},),
         max_new_tokens=8,
