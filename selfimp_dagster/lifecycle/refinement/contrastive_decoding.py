@@ -1,4 +1,4 @@
-"""Contrastive decoding: what the candidate finds likelier than an earlier model does (survey 5.1)."""
+"""Contrastive decoding: what the candidate finds likelier than an earlier model does (survey 5.2)."""
 
 from dataclasses import replace
 from typing import Literal
@@ -39,7 +39,7 @@ class ContrastiveDecoding(RefinementParameters):
     "refinement",
     "contrastive_decoding",
     parameters=ContrastiveDecoding,
-    section="5.1",
+    section="5.2",
     paper="arXiv:2210.15097",
     needs=frozenset({"logprobs"}),
 )
