@@ -20,9 +20,12 @@ _FIRST, _SECOND = RoundKey("tiny", 0), RoundKey("tiny", 1)
 
 @pytest.fixture(scope="module")
 def rejected(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Home:
-    """Two rounds that both ruin the guard skill: to read, not to change."""
+    """Two rounds that both ruin the guard skill: to read, not to change.
+
+    Without steering, which would let the second round learn more slowly, and well.
+    """
     home = Home(tmp_path_factory.mktemp("rejected") / "installation", tiny_model)
-    home.write_campaign(recipe={"optimization": {"learning_rate": RUINOUS}})
+    home.write_campaign(recipe={"optimization": {"learning_rate": RUINOUS}}, steering=None)
     home.run(str(_FIRST), str(_SECOND))
     return home
 

@@ -287,7 +287,7 @@ def test_everything_behind_another_seed_follows_from_it(
         "incumbent_policy": (),
         "generated_corpus": ("incumbent_policy",),
         "selected_subset": ("incumbent_policy", "generated_corpus"),
-        "checkpoint": ("incumbent_policy", "selected_subset"),
+        "checkpoint": ("incumbent_policy", "generated_corpus", "selected_subset"),
         # Of the corpus it reads the tasks, which are drawn by the seed of the campaign: they are the same.
         "refined_outputs": ("incumbent_policy", "checkpoint"),
         "eval_report": ("incumbent_policy", "checkpoint"),
