@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,7 +53,8 @@ class RefinementContext:
 
     `before` holds one greedy sample per task (records.SAMPLES), in the order of the tasks.
     `practice` are other train tasks (records.TASKS), those of the round's corpus, on which a method may try
-    things before it answers; `solved` are right answers to some of them (SOLVED).
+    things before it answers; `solved` are right answers to some of them (SOLVED). `note` records what a
+    method found out on the way, as plain data by name, in the facts of the artifact.
     """
 
     tasks: pl.DataFrame
@@ -66,6 +67,7 @@ class RefinementContext:
     messages: Callable[[str], tuple[Message, ...]]
     max_new_tokens: int
     seed: int
+    note: Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)

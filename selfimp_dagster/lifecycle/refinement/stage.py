@@ -101,6 +101,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         judged = judge_samples(asked, to_judge(samples, seed)).filter(pl.col("reward") == asked[-1].name)
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
+    notes: dict[str, Any] = {}
     others = OtherWeights(bench, policy, (checkpoint.folder / "model", candidate), draft.folder / ".parts")
     context = RefinementContext(
         tasks=tasks,
@@ -113,6 +114,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         messages=campaign.messages,
         max_new_tokens=max_new_tokens,
         seed=seed,
+        note=notes.__setitem__,
     )
     drawn, refined = method.function(context, parameters) if tasks.height else (SAMPLES.to_frame(), [])
     samples = pl.concat([before, drawn])
@@ -149,6 +151,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "tokens_before": table["before_tokens"].sum(),
             "tokens_after": table["after_tokens"].sum(),
             "engine": engine.describe(),
+            "notes": notes,
             "obeyed": [told.model_dump() for told in obeyed],
         },
         measurements={

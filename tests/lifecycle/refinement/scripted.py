@@ -67,12 +67,13 @@ def refine(
     practice: Sequence[str] = (),
     solved: Mapping[str, str] | None = None,
     judged: list[str | None] | None = None,
+    notes: dict[str, Any] | None = None,
     **parameters: Any,
 ) -> tuple[dict[str, str], dict[str, Refined]]:
     """Runs a method on numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
 
     `practice` are the prompts to try things on, `solved` right answers to some of them; `judged` notes the
-    names of the rewards that were asked.
+    names of the rewards that were asked, `notes` what the method records.
 
     Returns the responses that carry the new answers, and the method's own words on them, by prompt.
     """
@@ -117,6 +118,7 @@ def refine(
         messages=lambda prompt: ({"role": "user", "content": prompt},),
         max_new_tokens=8,
         seed=0,
+        note=(notes if notes is not None else {}).__setitem__,
     )
     method = find_method("refinement", name)
     samples, refined = method.function(context, method.parameters.model_validate(parameters))
