@@ -1,6 +1,8 @@
 """Keeps each set of weights loaded at most once in a process."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ from selfimp_dagster.engines.base import Engine, Generator
 from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
 
 if TYPE_CHECKING:
+    from selfimp_dagster.engines.adapted import AdaptedEngine
     from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
@@ -43,6 +46,39 @@ class EnginePool:
         from selfimp_dagster.engines.contrastive import ContrastiveEngine
 
         return ContrastiveEngine(self._loaded_engine(*expert), self._loaded_engine(*amateur))
+
+    @contextmanager
+    def adapted(
+        self,
+        folder: Path,
+        policy_hash: str,
+        *,
+        rank: int,
+        learning_rate: float,
+        seed: int,
+        on_tokens: Callable[[int], None],
+    ) -> Iterator["AdaptedEngine"]:
+        """The engine of these weights with an adapter on them, as long as the context lasts.
+
+        Raises:
+            SelfimpError: the folder does not hold a model, or the weights are not what they were at the end;
+                the engine is let go then.
+        """
+        from selfimp_dagster.engines.adapted import adapted
+
+        engine = self._loaded_engine(folder, policy_hash)
+        whole = False
+        try:
+            with adapted(
+                engine, rank=rank, learning_rate=learning_rate, seed=seed, on_tokens=on_tokens
+            ) as with_adapter:
+                yield with_adapter
+            whole = True
+        finally:
+            if not whole:  # whatever ended it, nobody meets these weights again
+                self._loaded = OrderedDict(
+                    (key, loaded) for key, loaded in self._loaded.items() if loaded is not engine
+                )
 
     def _loaded_engine(
         self, folder: Path, policy_hash: str, dtype: DtypeName | None = None

@@ -1,8 +1,8 @@
 """The stage refined_outputs: the candidate's answers with and without inference refinement."""
 
 import time
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -30,6 +30,9 @@ from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact
 from selfimp_dagster.tasks.pools import draw_pool, tasks_frame, tasks_from_frame
 from selfimp_dagster.tasks.verifiers import comparable_answer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ASSET = "refined_outputs"
 
@@ -102,7 +105,13 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
 
     notes: dict[str, Any] = {}
-    others = OtherWeights(bench, policy, (checkpoint.folder / "model", candidate), draft.folder / ".parts")
+    others = OtherWeights(
+        bench, policy, (checkpoint.folder / "model", candidate), draft.folder / ".parts", notes
+    )
+
+    def embed(texts: Sequence[str]) -> "np.ndarray":
+        return engine.embed(texts, others.count)
+
     context = RefinementContext(
         tasks=tasks,
         before=before,
@@ -110,6 +119,8 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         solved=solved,
         sample=sampler.sample,
         sample_against=others.against,
+        adapt=others.adapted,
+        embed=embed,
         judge=judge,
         messages=campaign.messages,
         max_new_tokens=max_new_tokens,
