@@ -52,6 +52,7 @@ class Adapter:
     ) -> None:
         self._tokenizer = tokenizer
         self._learning_rate, self._on_tokens = learning_rate, on_tokens
+        self._trained = [weight for weight in model.parameters() if weight.requires_grad]
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
         with torch.random.fork_rng():
             torch.manual_seed(seed % 2**32)
@@ -68,8 +69,13 @@ class Adapter:
         self._optimizer = torch.optim.Adam(self.weights, self._learning_rate, BETAS, EPSILON)
 
     def remove(self) -> None:
-        """Takes the adapter away: the model computes what it did before."""
+        """Takes the adapter away: the model computes what it did before, to the last bit.
+
+        PEFT leaves its weights marked as fixed, and torch may compute with fixed weights in another order.
+        """
         self._model.unload()
+        for weight in self._trained:
+            weight.requires_grad_(True)
 
     def fingerprint(self) -> str:
         """The SHA-256 of the adapter's values as they are now."""

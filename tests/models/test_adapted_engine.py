@@ -29,17 +29,19 @@ def likelihood(engine: TransformersEngine, said: str) -> float:
     return sum(engine.logprobs([(ASKED, said)])[0])
 
 
-def answers(engine: TransformersEngine) -> list[str]:
+def answers(engine: TransformersEngine) -> list[tuple[str, float]]:
+    """Responses with their log-probabilities, which show a change of the last bit."""
     requests = [Request(str(n), ({"role": "user", "content": f"learn {n}"},), n) for n in range(100, 116)]
     (batch,) = engine.generate(requests, Sampling(max_new_tokens=4, temperature=1.0))
-    return [completion.response for completion in batch]
+    return [(completion.response, completion.sum_logprob) for completion in batch]
 
 
 def test_what_it_learns_is_sampled_with_and_forgotten(engine: TransformersEngine) -> None:
     before, said = weights_sha256(engine), answers(engine)
     plain = likelihood(engine, "7")
     with adapted(engine, **SETTINGS) as adapter:
-        assert answers(engine) == said, "an adapter begins as no change"
+        begun = answers(engine)
+        assert [text for text, _ in begun] == [text for text, _ in said], "an adapter begins as no change"
         first = adapter.policy_hash
         for _ in range(5):
             adapter.step([(ASKED, "7", True)], [1.0])
