@@ -27,7 +27,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, two_rounds: Home) -> Home:
 def test_the_stage_runs_with_the_method(copy: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_method(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
         policy, start = read_policy(store, key)
-        changed = {"refinement": {"method": name, "tasks": 4}}
+        changed = {"refinement": {"method": name, "tasks": 4, "gap": "ignored"}}
         campaign = policy.campaign.with_recipe(changed, where="test")
         return policy.model_copy(update={"campaign": campaign}), start
 

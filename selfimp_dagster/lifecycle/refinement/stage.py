@@ -12,6 +12,7 @@ from selfimp_dagster.lifecycle.companions import Companions
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_refinement
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.refinement.gap import fate, measured_gap
 from selfimp_dagster.lifecycle.refinement.refined import (
     SOLVED,
     Refined,
@@ -41,7 +42,8 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     """Answers unseen train tasks with the candidate, greedily and refined, and has both judged.
 
     The tasks come from the train pool and were not in the round's corpus, so that accepted answers
-    may be trained on next round. Accepted means that the first reward of the recipe gives them 1.
+    may be trained on next round. Accepted means that the first reward of the recipe gives them 1. Where the
+    gap, measured first, does not say that the method can help, the answers stay as they are.
     """
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
@@ -127,8 +129,17 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         seed=seed,
         note=notes.__setitem__,
     )
-    drawn, refined = method.function(context, parameters) if tasks.height else (SAMPLES.to_frame(), [])
-    samples = pl.concat([before, drawn])
+
+    def refine(context: RefinementContext) -> tuple[pl.DataFrame, list[Refined]]:
+        refined: tuple[pl.DataFrame, list[Refined]] = method.function(context, parameters)
+        return refined
+
+    gap, tried = None, SAMPLES.to_frame()
+    if tasks.height and parameters.gap != "ignored":
+        gap, tried = measured_gap(context, parameters, refine)
+    enabled, why = fate(gap, parameters.gap) if tasks.height else (False, "there is no task to answer")
+    drawn, refined = refine(context) if enabled else (SAMPLES.to_frame(), _plain(before))
+    samples = pl.concat([before, drawn, tried]).unique("sample_id", keep="first", maintain_order=True)
     rewards = recorded_judgements(chosen, to_judge(samples, derive_seed(policy.seed, "refined rewards")))
     table = compare(
         tasks,
@@ -161,6 +172,9 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "accepted": offered.height,
             "tokens_before": table["before_tokens"].sum(),
             "tokens_after": table["after_tokens"].sum(),
+            "enabled": enabled,
+            "why": why,
+            "gap": gap.facts() if gap else None,
             "engine": engine.describe(),
             "notes": notes,
             "obeyed": [told.model_dump() for told in obeyed],
@@ -170,6 +184,11 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "tokens": sampler.tokens + judges.tokens + companions.tokens + others.tokens,
         },
     )
+
+
+def _plain(before: pl.DataFrame) -> list[Refined]:
+    """The plain answers, as they are where nothing is refined."""
+    return [Refined(task, id_, 0.0, 0) for task, id_ in before.select("task_id", "sample_id").iter_rows()]
 
 
 def compare(

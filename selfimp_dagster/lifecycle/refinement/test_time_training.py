@@ -243,7 +243,7 @@ def _draw_groups(
         f"drawing groups {step}",
         temperature=parameters.temperature,
         max_new_tokens=context.max_new_tokens,
-        generation="SE",
+        generation="I",  # other weights drew them than the candidate's
     )
     return [rows[start : start + parameters.group] for start in range(0, len(rows), parameters.group)]
 

@@ -89,8 +89,7 @@ class Adapter:
         )
 
 
-def refine(
-    name: str,
+def make_refinement(
     policy: Policy,
     before: Mapping[str, str],
     values: Mapping[str, float] | None = None,
@@ -100,15 +99,12 @@ def refine(
     notes: dict[str, Any] | None = None,
     embedded: Mapping[str, Sequence[float]] | None = None,
     difficulty: Mapping[str, float] | None = None,
-    **parameters: Any,
-) -> tuple[dict[str, str], dict[str, Refined]]:
-    """Runs a method on numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
+) -> RefinementContext:
+    """A context of numeric tasks, prompt to greedy answer; `values` rewards responses by their text.
 
     `practice` are the prompts to try things on, `solved` right answers to some of them; `judged` notes the
-    names of the rewards that were asked, `notes` what the method records. `embedded`
-    and `difficulty` are of prompts.
-
-    Returns the responses that carry the new answers, and the method's own words on them, by prompt.
+    names of the rewards that were asked, `notes` what the method records. `embedded` and `difficulty` are of
+    prompts.
     """
     greedy = frame(
         (
@@ -134,7 +130,7 @@ def refine(
             if response in known
         }
 
-    context = RefinementContext(
+    return RefinementContext(
         tasks=_tasks(before, difficulty),
         before=greedy,
         practice=_tasks(practice, difficulty),
@@ -155,9 +151,29 @@ def refine(
         seed=0,
         note=(notes if notes is not None else {}).__setitem__,
     )
+
+
+def refine(
+    name: str,
+    policy: Policy,
+    before: Mapping[str, str],
+    values: Mapping[str, float] | None = None,
+    practice: Sequence[str] = (),
+    solved: Mapping[str, str] | None = None,
+    judged: list[str | None] | None = None,
+    notes: dict[str, Any] | None = None,
+    embedded: Mapping[str, Sequence[float]] | None = None,
+    difficulty: Mapping[str, float] | None = None,
+    **parameters: Any,
+) -> tuple[dict[str, str], dict[str, Refined]]:
+    """Runs a method in such a context.
+
+    Returns the responses that carry the new answers, and the method's own words on them, by prompt.
+    """
+    context = make_refinement(policy, before, values, practice, solved, judged, notes, embedded, difficulty)
     method = find_method("refinement", name)
     samples, refined = method.function(context, method.parameters.model_validate(parameters))
-    responses = dict(pl.concat([greedy, samples]).select("sample_id", "response").iter_rows())
+    responses = dict(pl.concat([context.before, samples]).select("sample_id", "response").iter_rows())
     assert [answer.task_id for answer in refined] == list(before)
     return {answer.task_id: responses[answer.sample_id] for answer in refined}, {
         answer.task_id: answer for answer in refined

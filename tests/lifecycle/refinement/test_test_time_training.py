@@ -71,7 +71,7 @@ def test_every_step_draws_new_groups() -> None:
     policy = Policy(in_turn("3", "4", "3", "3", "4", "3", "7"))
     refine("ttrl", policy, {"1+2": "9"}, steps=2, group=3)
     assert len(policy.adapters[0].done) == 3
-    assert policy.generations == ["SE"] * 6 + ["I"]
+    assert policy.generations == ["I"] * 7
 
 
 def test_the_ladder_is_climbed_from_the_easiest_rung() -> None:
