@@ -1,4 +1,4 @@
-"""The generation-verification gap: whether a refinement can help this candidate, measured before it is used."""
+"""The generation-verification gap: whether a refinement can help the candidate, measured beforehand."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,8 +77,8 @@ def measured_gap(
 ) -> tuple[Gap | None, pl.DataFrame]:
     """Refines practice tasks as if they were to be answered; the gap, none without any, and what was drawn.
 
-    At most half of the practice is asked; the method has the rest to practise on. It is measured with what the
-    recipe may see, its first reward: a recipe that must not know the answers does not learn them here.
+    At most half of the practice is asked; the method has the rest to practise on. It is measured with what
+    the recipe may see, its first reward: a recipe that must not know the answers does not learn them here.
     """
     practice = context.practice.sort("task_id")
     asked = practice.tail(min(parameters.gap_tasks, practice.height // 2))

@@ -28,14 +28,14 @@ class RefinementParameters(BaseModel):
     )
     gap: Literal["positive", "proven", "ignored"] = Field(
         default="positive",
-        description="What the generation-verification gap must be for the refinement to be used, the accuracy "
-        "of refined answers minus that of plain ones on practice tasks: positive; proven: above 0 with its "
+        description="What the generation-verification gap, accuracy of refined answers minus that of plain "
+        "ones on practice tasks, must be for the refinement to be used: positive; proven: above 0 with its "
         "whole 95 % interval; ignored: it is not measured.",
     )
     gap_tasks: int = Field(
         default=16,
         ge=1,
-        description="Tasks of the corpus on which the gap is measured, at most half of them.",
+        description="Tasks of the corpus that the gap is measured on, at most half of them.",
     )
 
 
