@@ -29,18 +29,22 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     rewards,
     selection,
 )
+from selfimp_dagster.lifecycle.companions import NAMES
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
 from selfimp_dagster.lifecycle.evolution.settings import Evolution
 from selfimp_dagster.lifecycle.evolution.space import check_field
-from selfimp_dagster.lifecycle.optimization.fit import check_recipe_updates
+from selfimp_dagster.lifecycle.optimization.fit import (
+    check_companions,
+    check_recipe_updates,
+    update_names,
+)
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.judging import Reward, check_rewards
-from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
+from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters, NamedParameters
 from selfimp_dagster.lifecycle.rewards.sources import BaseWeights, NamedWeights
-from selfimp_dagster.lifecycle.rewards.weighted import Weighted
 from selfimp_dagster.lifecycle.selection.chain import SelectionStep, check_chain
 from selfimp_dagster.models.source import parse_source
 from selfimp_dagster.presets import FIELD, all_presets, expanded, joined, merged
@@ -139,6 +143,7 @@ class Recipe(_Strict):
         try:
             gives = {reward.name: reward.method.gives for reward in self.resolved_rewards}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)
+            check_companions(*self.optimization.resolve("optimization"), self.resolved_rewards)
         except SelfimpError as error:
             raise ValueError(f"optimization: {error.what}; {error.fix}") from error
         return self
@@ -147,6 +152,12 @@ class Recipe(_Strict):
     def resolved_rewards(self) -> list[Reward]:
         """The rewards, ready to judge."""
         return [Reward(*choice.resolve("reward")) for choice in self.rewards]
+
+    @property
+    def companions(self) -> frozenset[str]:
+        """The companions that the rewards of the recipe ask or its updates train."""
+        asked = {reward.method.name for reward in self.resolved_rewards}
+        return NAMES & (asked | set(update_names(*self.optimization.resolve("optimization"))))
 
     @property
     def selection_steps(self) -> list[SelectionStep]:
@@ -456,16 +467,25 @@ def check_judges(campaign: Campaign, where: str) -> None:
             except SelfimpError as error:
                 place = f"{where}: recipe.rewards.{position}.judge.model"
                 raise SelfimpError(f"{source.model}: {error.what}", where=place, fix=error.fix) from error
-    own = [
-        reward for reward in campaign.recipe.resolved_rewards if not isinstance(reward.parameters, Weighted)
-    ]
-    if all(_is_base(reward.parameters, campaign.model) for reward in own):
+    own = [reward for reward in campaign.recipe.resolved_rewards if not _is_made_of_others(reward.parameters)]
+    if all(_silent_at_first(reward, campaign.model) for reward in own):
         raise SelfimpError(
             "only the base model judges, and in the first round it would judge its own samples, which nobody "
-            "does: there would be no reward",
+            "does: there would be no reward"
+            if not any(reward.method.name in NAMES for reward in own)
+            else "in the first round, which has no companion yet, no reward would say anything",
             where=f"{where}: recipe.rewards",
             fix="add another reward, such as answer, or choose another judge",
         )
+
+
+def _is_made_of_others(parameters: BaseModel) -> bool:
+    return isinstance(parameters, NamedParameters) and bool(parameters.made_of)
+
+
+def _silent_at_first(reward: Reward, model: str) -> bool:
+    """Whether a reward says nothing of the corpus of a first round."""
+    return reward.method.name in NAMES or _is_base(reward.parameters, model)
 
 
 def _is_base(parameters: BaseModel, model: str) -> bool:

@@ -64,7 +64,7 @@ def tiny_campaign(model: Path, name: str = "tiny") -> dict[str, Any]:
                 {"method": "cap_per_task"},
             ],
             "optimization": {"method": "sft", "learning_rate": GENTLE, "epochs": 4, "batch_size": 8},
-            "refinement": {"method": "self_consistency", "tasks": 8, "votes": 3},
+            "refinement": {"method": "self_consistency", "tasks": 8, "votes": 3, "gap": "ignored"},
         },
         "evaluation": {"max_new_tokens": 4},
         "promotion": {"minimum_gain": 0.2, "discordance": 0.3},

@@ -60,6 +60,9 @@ def refined_outputs(
                     "accuracy_per_1000_tokens_after",
                 )
             },
+            "refinement": facts["why"] if facts["enabled"] else f"not used: {facts['why']}",
+            **({"gap": dg.MetadataValue.json(facts["gap"])} if facts["gap"] else {}),
+            **({"notes": dg.MetadataValue.json(facts["notes"])} if facts["notes"] else {}),
             **lineage_links(workbench.artifacts, "refined_outputs", key),
             "flips": table(refinements.filter(pl.col("flip") != "none").sort("flip", "task_id")),
             "rows": table(refinements.sort("task_id")),

@@ -23,6 +23,22 @@ class Sampling(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus mass; 1 keeps the whole vocabulary.")
 
 
+class ContrastiveSampling(Sampling):
+    """How tokens are drawn where an amateur's model is held against the expert's (arXiv:2210.15097)."""
+
+    amateur: str = Field(description="Policy hash of the amateur's weights.")
+    plausibility: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="alpha: tokens that the expert finds less likely than that share of its likeliest are "
+        "out.",
+    )
+    amateur_temperature: float = Field(
+        default=1.0, gt=0, description="Softmax temperature of the amateur's probabilities."
+    )
+
+
 @dataclass(frozen=True)
 class Request:
     """One response that is wanted. Requests with equal messages share one prefill when adjacent."""
@@ -44,8 +60,8 @@ class Completion:
     finish_reason: Literal["stop", "length"]
 
 
-class Engine(Protocol):
-    """Samples from one set of weights.
+class Generator(Protocol):
+    """Samples from weights.
 
     `generate` yields completions in batches, every request exactly once. The draw of a request
     depends only on its messages, its seed and the sampling parameters, never on its neighbours,
@@ -57,6 +73,10 @@ class Engine(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, on_tokens: Callable[[int], None] = ...
     ) -> Iterator[list[Completion]]: ...
+
+
+class Engine(Generator, Protocol):
+    """Samples from one set of weights, and reads with them."""
 
     def logprobs(
         self, pairs: Sequence[tuple[tuple[Message, ...], str]], on_tokens: Callable[[int], None] = ...

@@ -1,10 +1,17 @@
 """Keeps each set of weights loaded at most once in a process."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selfimp_dagster.engines.base import Engine
+from selfimp_dagster.engines.base import Engine, Generator
 from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
+
+if TYPE_CHECKING:
+    from selfimp_dagster.engines.adapted import AdaptedEngine
+    from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
 
@@ -20,7 +27,7 @@ class EnginePool:
 
     def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 256) -> None:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
-        self._loaded: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], TransformersEngine] = OrderedDict()
 
     def engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None = None) -> Engine:
         """The engine that runs the weights in `folder`, in `dtype` or else in the sampling numerics.
@@ -28,6 +35,54 @@ class EnginePool:
         Raises:
             SelfimpError: the folder does not hold a model.
         """
+        return self._loaded_engine(folder, policy_hash, dtype)
+
+    def contrastive(self, expert: tuple[Path, str], amateur: tuple[Path, str]) -> Generator:
+        """An engine that holds an amateur's weights against an expert's, each a folder and its policy hash.
+
+        Raises:
+            SelfimpError: a folder does not hold a model, or the two do not have the same tokens.
+        """
+        from selfimp_dagster.engines.contrastive import ContrastiveEngine
+
+        return ContrastiveEngine(self._loaded_engine(*expert), self._loaded_engine(*amateur))
+
+    @contextmanager
+    def adapted(
+        self,
+        folder: Path,
+        policy_hash: str,
+        *,
+        rank: int,
+        learning_rate: float,
+        seed: int,
+        on_tokens: Callable[[int], None],
+    ) -> Iterator["AdaptedEngine"]:
+        """The engine of these weights with an adapter on them, as long as the context lasts.
+
+        Raises:
+            SelfimpError: the folder does not hold a model, or the weights are not what they were at the end;
+                the engine is let go then.
+        """
+        from selfimp_dagster.engines.adapted import adapted
+
+        engine = self._loaded_engine(folder, policy_hash)
+        whole = False
+        try:
+            with adapted(
+                engine, rank=rank, learning_rate=learning_rate, seed=seed, on_tokens=on_tokens
+            ) as with_adapter:
+                yield with_adapter
+            whole = True
+        finally:
+            if not whole:  # whatever ended it, nobody meets these weights again
+                self._loaded = OrderedDict(
+                    (key, loaded) for key, loaded in self._loaded.items() if loaded is not engine
+                )
+
+    def _loaded_engine(
+        self, folder: Path, policy_hash: str, dtype: DtypeName | None = None
+    ) -> "TransformersEngine":
         from selfimp_dagster.engines.transformers_engine import TransformersEngine
 
         numerics = pick_dtype(dtype or self._dtype, pick_device(self._device))

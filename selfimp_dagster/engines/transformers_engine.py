@@ -5,6 +5,7 @@ prompt once per group of samples, keys and values are written in place instead o
 rows that ended leave the batch, and only the last position ever meets the vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,11 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from selfimp_dagster.engines.base import Completion, Message, Request, Sampling
+from selfimp_dagster.engines.base import Completion, ContrastiveSampling, Message, Request, Sampling
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer, pick_device, pick_dtype
@@ -70,6 +76,21 @@ class TransformersEngine:
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         self._adopt_attention(folder)
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that it computes with."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The tokens by what they stand for."""
+        return dict(self._tokenizer.get_vocab())
+
     def describe(self) -> dict[str, Any]:
         """All that can change a score without the weights changing."""
         return {
@@ -89,6 +110,7 @@ class TransformersEngine:
         requests: Sequence[Request],
         sampling: Sampling,
         on_tokens: Callable[[int], None] = lambda count: None,
+        amateur: "TransformersEngine | None" = None,
     ) -> Iterator[list[Completion]]:
         """Yields the completions of `requests` batch by batch, longest prompts first, each exactly once.
 
@@ -98,14 +120,14 @@ class TransformersEngine:
             requests: those with equal messages share one prefill when adjacent.
             sampling: how tokens are drawn.
             on_tokens: called after each step with the number of tokens just drawn.
+            amateur: whose probabilities are held against those of this engine, with a ContrastiveSampling.
         """
         groups = [
             _Group(self._encode(messages), tuple(members))
             for messages, members in groupby(requests, key=lambda request: request.messages)
         ]
         for batch in _batches(groups, self._batch_size):
-            shared = _common_prefix([group.tokens for group in batch])
-            yield self._decode(batch, len(shared), self._prefill_prefix(shared), sampling, on_tokens)
+            yield self._decode(batch, sampling, on_tokens, amateur)
 
     @torch.inference_mode()
     def logprobs(
@@ -227,27 +249,27 @@ class TransformersEngine:
     def _decode(
         self,
         batch: list[_Group],
-        before: int,
-        prefix: "_RowCache",
         sampling: Sampling,
         on_tokens: Callable[[int], None],
+        amateur: "TransformersEngine | None",
     ) -> list[Completion]:
-        """The completions of one batch; `prefix` holds the first `before` tokens of every prompt."""
+        """The completions of one batch."""
         requests = [request for group in batch for request in group.requests]
-        lengths = [len(group.tokens) - before for group in batch for _ in group.requests]
-        width = max(lengths)
-        cache = _RowCache(self._layers, len(requests), before + width + sampling.max_new_tokens)
-        logits = self._prefill(batch, before, width, prefix, cache)
-
-        row_lengths = torch.tensor(lengths, device=self._device)
-        mask = self._decode_mask(row_lengths, before, width, cache.capacity)
-        positions = before + row_lengths[:, None]
+        own = _Reading(self, batch, sampling.max_new_tokens)
+        other = _Reading(amateur, batch, sampling.max_new_tokens) if amateur else None
+        readings = [own, other] if other else [own]
         uniforms = _uniforms(requests, sampling).to(self._device)
         tokens_of: list[list[int]] = [[] for _ in requests]
         logprob_of = [0.0] * len(requests)
         rows = list(range(len(requests)))  # which request each row of the batch is for
         for step in range(sampling.max_new_tokens):
-            drawn, logprobs = _draw(logits, uniforms[:, step], sampling)
+            logits = own.logits.float()
+            scores = logits
+            if other is not None:
+                assert isinstance(sampling, ContrastiveSampling)
+                scores = contrast(logits, other.logits.float(), sampling)
+            drawn = _draw(scores, uniforms[:, step], sampling)
+            logprobs = logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)
             on_tokens(len(rows))
             alive = []
             for row, (token, logprob) in enumerate(zip(drawn.tolist(), logprobs.tolist(), strict=True)):
@@ -258,17 +280,17 @@ class TransformersEngine:
                 break
             if not all(alive):
                 order = _fill_holes(alive)
-                cache.keep(order)
                 picked = torch.tensor(order, device=self._device)
-                drawn, positions, mask, uniforms = (
-                    tensor[picked] for tensor in (drawn, positions, mask, uniforms)
-                )
+                drawn, uniforms = drawn[picked], uniforms[picked]
                 rows = [rows[row] for row in order]
-            end = before + width + step + 1
-            logits = self._forward(drawn[:, None], positions + step, mask[..., :end], cache)
+                for reading in readings:
+                    reading.keep(order)
+            for reading in readings:
+                reading.go_on(drawn)
+        prompts = [len(group.tokens) for group in batch for _ in group.requests]
         return [
-            self._completion(request, tokens, logprob, before + length)
-            for request, tokens, logprob, length in zip(requests, tokens_of, logprob_of, lengths, strict=True)
+            self._completion(request, tokens, logprob, prompt)
+            for request, tokens, logprob, prompt in zip(requests, tokens_of, logprob_of, prompts, strict=True)
         ]
 
     def _prefill(
@@ -337,6 +359,41 @@ class TransformersEngine:
                 where=str(folder),
                 fix="use a model with plain full attention (Llama, Qwen, SmolLM, ...), or another engine",
             )
+
+
+class _Reading:
+    """One model's way through a batch: what it has read, and the logits of each row's next token."""
+
+    def __init__(self, engine: TransformersEngine, batch: list[_Group], room: int) -> None:
+        shared = _common_prefix([group.tokens for group in batch])
+        before = len(shared)
+        lengths = [len(group.tokens) - before for group in batch for _ in group.requests]
+        width = max(lengths)
+        self._engine = engine
+        self._cache = _RowCache(engine._layers, len(lengths), before + width + room)
+        prefix = engine._prefill_prefix(shared)
+        self.logits = engine._prefill(batch, before, width, prefix, self._cache)
+        row_lengths = torch.tensor(lengths, device=engine._device)
+        self._mask = engine._decode_mask(row_lengths, before, width, self._cache.capacity)
+        self._positions = before + row_lengths[:, None]
+        self._end = before + width
+
+    def keep(self, order: list[int]) -> None:
+        """Makes row `order[i]` the new row i."""
+        self._cache.keep(order)
+        picked = torch.tensor(order, device=self._engine._device)
+        self._positions, self._mask = self._positions[picked], self._mask[picked]
+
+    def go_on(self, tokens: torch.Tensor) -> None:
+        """Reads one token of each row, shape (rows,)."""
+        self._end += 1
+        self.logits = self._engine._forward(
+            tokens[:, None].to(self._engine._device),
+            self._positions,
+            self._mask[..., : self._end],
+            self._cache,
+        )
+        self._positions = self._positions + 1
 
 
 class _RowLayer(DynamicLayer):
@@ -482,27 +539,35 @@ def _uniforms(requests: list[Request], sampling: Sampling) -> torch.Tensor:
     )
 
 
-def _draw(
-    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row and its log-probability under the untempered policy, in nats.
+def contrast(expert: torch.Tensor, amateur: torch.Tensor, sampling: ContrastiveSampling) -> torch.Tensor:
+    """The contrastive score of every token: log p_expert - log p_amateur; -inf where it is not plausible.
+
+    Plausible are tokens with p_expert >= alpha times that of the expert's likeliest (Li et al., equation 2).
 
     Args:
-        logits: shape (rows, vocabulary).
+        expert, amateur: logits, shape (rows, vocabulary).
+    """
+    likely = expert.log_softmax(-1)
+    least = likely.max(-1, keepdim=True).values + math.log(max(sampling.plausibility, 1e-45))
+    scores = likely - (amateur / sampling.amateur_temperature).log_softmax(-1).to(likely.device)
+    return scores.masked_fill(likely < least, -torch.inf)
+
+
+def _draw(scores: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """One token per row, shape (rows,).
+
+    Args:
+        scores: logits or what takes their place, shape (rows, vocabulary).
         uniforms: shape (rows,), in [0, 1); the token is where the cumulative probability passes it.
         sampling: temperature and nucleus.
     """
-    logits = logits.float()
     if sampling.temperature == 0:
-        tokens = logits.argmax(-1, keepdim=True)
-    else:
-        mass = _nucleus((logits / sampling.temperature).softmax(-1), sampling.top_p).cumsum(-1)
-        total = mass[:, -1:]
-        # Held below the total, or rounding could pick a token beyond the last possible one.
-        target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
-        tokens = torch.searchsorted(mass, target, right=True)
-    logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
-    return tokens[:, 0], logprobs[:, 0]
+        return scores.argmax(-1)
+    mass = _nucleus((scores / sampling.temperature).softmax(-1), sampling.top_p).cumsum(-1)
+    total = mass[:, -1:]
+    # Held below the total, or rounding could pick a token beyond the last possible one.
+    target = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(mass, target, right=True)[:, 0]
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

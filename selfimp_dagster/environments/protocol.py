@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +60,15 @@ class Environment(Protocol):
 
     def outcome(self) -> float:
         """How well the episode went as it stands, from 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Retold(Environment, Protocol):
+    """An environment whose parameters hold the goal: an episode can be told as one towards another goal."""
+
+    def reached(self) -> Bounds | None:
+        """The parameters under which the state that was reached is the goal; none where it can be none."""
         ...
 
 

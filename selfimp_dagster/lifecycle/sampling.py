@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from selfimp_dagster.engines.base import Completion, Engine, Message, Request, Sampling
+from selfimp_dagster.engines.base import Completion, Generator, Message, Request, Sampling
 from selfimp_dagster.progress import Bar, Inside, Progress
 from selfimp_dagster.records import SAMPLES, frame, sample_id
 from selfimp_dagster.store import write_parquet
@@ -38,7 +38,7 @@ class DurableSampler:
     """
 
     def __init__(
-        self, engine: Engine, policy_hash: str, round_key: str, folder: Path, progress: Progress
+        self, engine: Generator, policy_hash: str, round_key: str, folder: Path, progress: Progress
     ) -> None:
         self._engine, self._policy_hash, self._round = engine, policy_hash, round_key
         self._folder, self._progress = folder, progress

@@ -307,6 +307,8 @@ def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None
         needed.append((policy.parent, "refined_outputs"))
         if policy.campaign.recipe.curriculum is not None:
             needed.append((policy.parent, "generated_corpus"))
+        if policy.campaign.recipe.companions:
+            needed.append((policy.parent, "checkpoint"))
     if policy.weights_round is not None:
         needed += [(policy.weights_round, asset) for asset in ("checkpoint", "refined_outputs")]
     for round_, asset in needed:

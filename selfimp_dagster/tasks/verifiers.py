@@ -68,6 +68,26 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
         return Judgement(0.0, extracted, f"{type(error).__name__}: {error}", error=True)
 
 
+def prove(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgement:
+    """Whether sympy proves that a response's answer is the task's own (1), or refutes it (0). Never raises.
+
+    An `error` says that it did neither; the evidence says why.
+
+    Args:
+        time_limit: seconds that it may look for a proof.
+    """
+    if not response.strip():
+        return Judgement(0.0, None, "empty response")
+    if task.answer is None:
+        return Judgement(0.0, None, "undecided: the task has no answer of its own", error=True)
+    request = {"call": "proof", "expected": task.answer, "response": response}
+    try:
+        value, found = scoring_process().call(request, time_limit)
+    except Exception as error:
+        return Judgement(0.0, None, f"undecided: {error}", error=True)
+    return Judgement(value, found, "no answer found" if found is None else "proved" if value else "refuted")
+
+
 def extract_answer(response: str, expected_numeric: bool, several_lines: bool = False) -> str | None:
     """The final answer within a response; None if there is none.
 

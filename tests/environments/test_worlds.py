@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfimp_dagster.environments import function_tasks
-from selfimp_dagster.environments.code import Code, CodeParameters, program_in, read_reports
+from selfimp_dagster.environments.code import Code, CodeParameters
 from selfimp_dagster.environments.protocol import all_environments, environment, find_environment
 from selfimp_dagster.environments.toy_text import (
     FrozenLake,
@@ -18,6 +18,7 @@ from selfimp_dagster.environments.toy_text import (
     steps_to_goal,
 )
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.sandbox.functions import Called, program_in, read_reports
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_text_without_a_program_is_an_invalid_action() -> None:
 
 def test_lines_that_are_no_report_are_left_out() -> None:
     assert read_reports('hello\n[0, "value", 3]\n[1, "error"]\n["0", "value", 1]\n{}\n' + "[" * 9999) == {
-        0: ("value", 3)
+        0: Called("value", 3)
     }
 
 

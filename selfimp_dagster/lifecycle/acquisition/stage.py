@@ -9,6 +9,7 @@ import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
+from selfimp_dagster.lifecycle.companions import Companions, parent_checkpoint
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
 from selfimp_dagster.lifecycle.evaluation.report import is_quarantined
@@ -83,10 +84,16 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         lambda wanted: draw(wanted, campaign.skill_weights, number=0),
         mix.weights,
     )
+    before = parent_checkpoint(bench.store, policy)
+    companions = Companions(bench, before)
     draft = bench.store.draft(
         key,
         ASSET,
-        parents={"incumbent_policy": start.data_version, **(planned[1] if planned else {})},
+        parents={
+            "incumbent_policy": start.data_version,
+            **(planned[1] if planned else {}),
+            **({f"{policy.parent}/checkpoint": before.data_version} if before else {}),
+        },
         config={
             "acquisition": choice.model_dump(mode="json"),
             "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
@@ -124,6 +131,8 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             seed=derive_seed(policy.seed, "rewards"),
             judge=judges.judge,
             barred=barred(records),
+            companion=companions.find,
+            messages=campaign.messages,
         ),
     )
     if not corpus.samples.is_empty():
@@ -147,7 +156,10 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             **({"skill_weights": dict(planned[0].skill_weights)} if planned else {}),
             "obeyed": [told.model_dump() for told in _as_drawn(obeyed, mix, corpus, str(key), choice.method)],
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
+        measurements={
+            "seconds": time.monotonic() - started,
+            "tokens": sampler.tokens + judges.tokens + companions.tokens,
+        },
     )
 
 

@@ -127,7 +127,7 @@ def gather_monitor_evidence(
     ]
     evaluators = [report.facts["evaluator"] for report in reports.values() if "evaluator" in report.facts]
     kinds = dict(tables.rewards.select("reward", "kind").unique().sort("reward").iter_rows())
-    judged_by = campaign.recipe.judges
+    judged_by = campaign.recipe.resolved_rewards
     evaluated = of_line("evaluations", EVALUATIONS, evaluations)
     return MonitorEvidence(
         round=policy.round,

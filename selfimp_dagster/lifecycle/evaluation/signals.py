@@ -72,7 +72,7 @@ def is_sharpening(dimensions: pl.DataFrame) -> bool:
 
 
 def refinement_flips(facts: Mapping[str, Any]) -> Flips | None:
-    """What refinement did, from the facts of refined_outputs; nothing where it answered no task."""
-    if not facts["tasks"]:
+    """What refinement did, from the facts of refined_outputs; nothing where it was not used."""
+    if not facts["tasks"] or not facts.get("enabled", True):  # artifacts of earlier versions do not say
         return None
     return Flips(to_right=facts["wrong_to_right"], to_wrong=facts["right_to_wrong"], n=facts["tasks"])

@@ -147,7 +147,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     judges = Judges(bench, policy, draft.folder / ".judgements")
     corpus = before["generated_corpus"]
     given = rewarded(
-        campaign.recipe.judges,
+        campaign.recipe.resolved_rewards,
         answered_tasks,
         print_,
         RewardContext(

@@ -102,7 +102,7 @@ def judged_tasks(campaign: Campaign, base_folder: Path) -> pl.DataFrame:
     Train tasks, because a judge may be somebody else's: it never sees an evaluation item. None where
     nothing can be hacked.
     """
-    count = campaign.monitors.judged_tasks if hackable(campaign.recipe.judges) else 0
+    count = campaign.monitors.judged_tasks if hackable(campaign.recipe.resolved_rewards) else 0
     drawn = draw_pool(
         "train",
         campaign.skills,

@@ -5,12 +5,27 @@ from selfimp_dagster.lifecycle.optimization import (
     grpo,
     kto,
     restrain,
+    reward_model,
     rloo,
     scpo,
     sequence,
     sft,
     spin,
     sppo,
+    verifier,
 )
 
-__all__ = ["dpo", "grpo", "kto", "restrain", "rloo", "scpo", "sequence", "sft", "spin", "sppo"]
+__all__ = [
+    "dpo",
+    "grpo",
+    "kto",
+    "restrain",
+    "reward_model",
+    "rloo",
+    "scpo",
+    "sequence",
+    "sft",
+    "spin",
+    "sppo",
+    "verifier",
+]

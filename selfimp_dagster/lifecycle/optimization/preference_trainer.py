@@ -142,7 +142,7 @@ def train_labels(
     shuffled = rows.sample(fraction=1, shuffle=True, seed=context.seed % 2**32)
     dataset = Dataset.from_list(
         [
-            {"prompt": messages, "completion": _said(response), "label": label}
+            {"prompt": messages, "completion": said(response), "label": label}
             for messages, response, label in shuffled.select("messages", "response", "label").iter_rows()
         ]
     )
@@ -171,8 +171,8 @@ def _pair_arguments(
         [
             {
                 "prompt": pair["messages"],
-                "chosen": _said(pair["chosen"]),
-                "rejected": _said(pair["rejected"]),
+                "chosen": said(pair["chosen"]),
+                "rejected": said(pair["rejected"]),
                 _WEIGHT: pair["weight"],
             }
             for pair in pairs.iter_rows(named=True)
@@ -195,5 +195,6 @@ def _reference(context: OptimizationContext, parameters: Schedule) -> Any:
     return None if parameters.lora_rank is not None else load_model(context.start, dtype="float32")
 
 
-def _said(response: str) -> list[dict[str, str]]:
+def said(response: str) -> list[dict[str, str]]:
+    """The turn in which the policy gives a response, as TRL takes it."""
     return [{"role": "assistant", "content": response}]

@@ -10,6 +10,7 @@ import polars as pl
 from safetensors import SafetensorError
 
 from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
+from selfimp_dagster.lifecycle.companions import FOLDER, Companions, companions_of, parent_checkpoint
 from selfimp_dagster.lifecycle.obedience import obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
@@ -52,6 +53,8 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     method, parameters = choice.resolve("optimization")
     rows = subset.table("subset", SUBSET)
     require_rows(rows, policy.campaign.recipe.minimum_rows, key)
+    before = parent_checkpoint(bench.store, policy)
+    companions = Companions(bench, before)
     draft = bench.store.draft(
         key,
         ASSET,
@@ -59,11 +62,13 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
             "incumbent_policy": start.data_version,
             "generated_corpus": corpus.data_version,
             "selected_subset": subset.data_version,
+            **({f"{policy.parent}/checkpoint": before.data_version} if before else {}),
         },
         config={"optimization": choice.model_dump(mode="json"), "overrides": dict(overrides)},
     )
-    output = draft.folder / "model"
-    shutil.rmtree(output, ignore_errors=True)  # of a training that was killed while saving
+    output, beside = draft.folder / "model", draft.folder / FOLDER
+    for made in (output, beside):
+        shutil.rmtree(made, ignore_errors=True)  # of a training that was killed while saving
     weights = incumbent_weights(bench, policy)
     context = OptimizationContext(
         rows=rows,
@@ -72,9 +77,11 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         incumbent=weights,
         base=resolve_model(policy.campaign.model, bench.models),
         output=output,
+        companions=beside,
+        inherited=companions_of(before),
         seed=policy.seed,
         progress=bench.progress,
-        **_evidence(policy, corpus, subset),
+        **_evidence(policy, corpus, subset, companions),
     )
     try:
         update: Update = method.function(context, parameters)
@@ -97,11 +104,11 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     (output / "README.md").write_text(model_card(policy, choice, facts))
     return draft.commit(
         facts=facts,
-        measurements={"seconds": time.monotonic() - started, "tokens": update.tokens},
+        measurements={"seconds": time.monotonic() - started, "tokens": update.tokens + companions.tokens},
     )
 
 
-def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, Any]:
+def _evidence(policy: Policy, corpus: Artifact, subset: Artifact, companions: Companions) -> dict[str, Any]:
     """What the fields of the context that tell of the corpus are."""
     rewarding = policy.campaign.recipe.resolved_rewards
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
@@ -111,7 +118,15 @@ def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, A
     def judge(drawn: pl.DataFrame) -> pl.DataFrame:
         asked = tasks.join(drawn, on="task_id", how="semi")
         seed = derive_seed(policy.seed, "rollout rewards")
-        return judge_samples(rewarding, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
+        context = RewardContext(
+            asked,
+            drawn,
+            REWARDS.to_frame(),
+            seed,
+            companion=companions.find,
+            messages=policy.campaign.messages,
+        )
+        return judge_samples(rewarding, context)
 
     return {
         "pool": pool,

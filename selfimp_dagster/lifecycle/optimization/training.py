@@ -20,6 +20,8 @@ from selfimp_dagster.records import TRAINING_CURVE, TRAINING_METRICS, frame
 _METRICS = {
     "rewards/margins": "reward_margin",
     "rewards/accuracies": "pair_accuracy",
+    "margin": "reward_margin",  # of a reward model
+    "accuracy": "pair_accuracy",
     "rewards/chosen": "chosen_reward",
     "rewards/rejected": "rejected_reward",
     "reward": "mean_reward",
@@ -79,15 +81,15 @@ def arguments(context: OptimizationContext, parameters: Schedule, rows: int, dev
     }
 
 
-def adapter(parameters: Schedule) -> LoraConfig | None:
-    """The LoRA adapters to train, or none."""
+def adapter(parameters: Schedule, task_type: str = "CAUSAL_LM") -> LoraConfig | None:
+    """The LoRA adapters to train, or none; a scalar head (task type SEQ_CLS) is trained whole."""
     if parameters.lora_rank is None:
         return None
     return LoraConfig(
         r=parameters.lora_rank,
         lora_alpha=2 * parameters.lora_rank,
         target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
 
 

@@ -97,7 +97,8 @@ class OptimizationContext:
     (records.SAMPLES) of these tasks.
 
     `start` is the model folder that training begins from: `incumbent`, the weights that drew the samples, or
-    in a sequence what the update before made of them. The candidate goes into `output`.
+    in a sequence what the update before made of them. The candidate goes into `output`, what is trained
+    beside it into folders of `companions`; `inherited` are the companions of the round before, if it has any.
     """
 
     rows: pl.DataFrame
@@ -111,6 +112,8 @@ class OptimizationContext:
     incumbent: Path
     base: Path
     output: Path
+    companions: Path
+    inherited: Path | None
     seed: int
     progress: Progress
 

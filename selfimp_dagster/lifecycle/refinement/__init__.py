@@ -2,6 +2,7 @@
 
 from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the methods
     best_of_n,
+    contrastive_decoding,
     critic,
     debate,
     experience_memory,
@@ -13,6 +14,8 @@ from selfimp_dagster.lifecycle.refinement import (  # noqa: F401  registers the 
     reflexion,
     self_consistency,
     self_refine,
+    test_time_training,
+    tool_making,
     tree_of_thoughts,
     universal_self_consistency,
     weighted_voting,

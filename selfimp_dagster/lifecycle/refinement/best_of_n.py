@@ -13,14 +13,19 @@ class BestOfN(RefinementParameters):
 
     samples: int = Field(default=4, ge=2, description="Samples of each task to choose from.")
     temperature: float = Field(default=0.7, gt=0, description="Softmax temperature of the samples.")
+    reward: str | None = Field(
+        default=None,
+        description="The reward of the recipe that ranks: `reward_model`, V-STaR's `verifier`, ... None: "
+        "the first.",
+    )
 
 
 @method("refinement", "best_of_n", parameters=BestOfN, section="5.2", paper="arXiv:2110.14168")
 def best_of_n(context: RefinementContext, parameters: BestOfN) -> tuple[pl.DataFrame, list[Refined]]:
     """The sample with the highest reward replaces the greedy answer.
 
-    In: N samples of each task and the greedy answer; signal: the recipe's first reward (Cobbe et al. 2021
-    train a verifier for it; here it is whatever the recipe judges with); out: the best of them, the shortest
+    In: N samples of each task and the greedy answer; signal: a reward of the recipe (Cobbe et al. 2021
+    train a verifier for it; `verifier` and `reward_model` are such ones); out: the best of them, the shortest
     among equals. `agreement` is the share of the judged samples that have the best value. Where nothing is
     judged, the greedy answer stays.
     """
@@ -31,7 +36,7 @@ def best_of_n(context: RefinementContext, parameters: BestOfN) -> tuple[pl.DataF
         temperature=parameters.temperature,
         max_new_tokens=context.max_new_tokens,
     )
-    values = context.judge(pl.concat([context.before, talk.samples]))
+    values = context.judge(pl.concat([context.before, talk.samples]), parameters.reward)
     refined = []
     for task, rows in zip(talk.tasks, drawn, strict=True):
         greedy = talk.before[task.task_id]

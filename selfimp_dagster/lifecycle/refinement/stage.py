@@ -1,21 +1,25 @@
 """The stage refined_outputs: the candidate's answers with and without inference refinement."""
 
 import time
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from selfimp_dagster.engines.base import Sampling
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.companions import Companions
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_refinement
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
+from selfimp_dagster.lifecycle.refinement.gap import fate, measured_gap
 from selfimp_dagster.lifecycle.refinement.refined import (
     SOLVED,
     Refined,
     RefinementContext,
     RefinementParameters,
 )
+from selfimp_dagster.lifecycle.refinement.weights import OtherWeights
 from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.gold_probe import JudgeRecord, barred
@@ -28,6 +32,9 @@ from selfimp_dagster.store import Artifact
 from selfimp_dagster.tasks.pools import draw_pool, tasks_frame, tasks_from_frame
 from selfimp_dagster.tasks.verifiers import comparable_answer
 
+if TYPE_CHECKING:
+    import numpy as np
+
 ASSET = "refined_outputs"
 
 
@@ -35,7 +42,8 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     """Answers unseen train tasks with the candidate, greedily and refined, and has both judged.
 
     The tasks come from the train pool and were not in the round's corpus, so that accepted answers
-    may be trained on next round. Accepted means that the first reward of the recipe gives them 1.
+    may be trained on next round. Accepted means that the first reward of the recipe gives them 1. Where the
+    gap, measured first, does not say that the method can help, the answers stay as they are.
     """
     started = time.monotonic()
     policy, start = read_policy(bench.store, key)
@@ -78,14 +86,33 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     every_task = pl.concat([tasks, practice])
     seed = derive_seed(policy.seed, ASSET)
     judges = Judges(bench, policy, draft.folder / ".judgements")
+    companions = Companions(bench, checkpoint)
     silent = barred(JudgeRecord(**record) for record in corpus.facts.get("judges", []))
 
     def to_judge(samples: pl.DataFrame, seed: int) -> RewardContext:
-        return RewardContext(every_task, samples, REWARDS.to_frame(), seed, judges.judge, silent)
+        return RewardContext(
+            every_task,
+            samples,
+            REWARDS.to_frame(),
+            seed,
+            judges.judge,
+            silent,
+            companions.find,
+            campaign.messages,
+        )
 
-    def judge(samples: pl.DataFrame) -> dict[str, float]:
-        judged = judge_samples(chosen[:1], to_judge(samples, seed))
+    def judge(samples: pl.DataFrame, reward: str | None = None) -> dict[str, float]:
+        asked = _up_to(chosen, reward)
+        judged = judge_samples(asked, to_judge(samples, seed)).filter(pl.col("reward") == asked[-1].name)
         return dict(judged.drop_nulls("value").select("sample_id", "value").iter_rows())
+
+    notes: dict[str, Any] = {}
+    others = OtherWeights(
+        bench, policy, (checkpoint.folder / "model", candidate), draft.folder / ".parts", notes
+    )
+
+    def embed(texts: Sequence[str]) -> "np.ndarray":
+        return engine.embed(texts, others.count)
 
     context = RefinementContext(
         tasks=tasks,
@@ -93,13 +120,26 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
         practice=practice,
         solved=solved,
         sample=sampler.sample,
+        sample_against=others.against,
+        adapt=others.adapted,
+        embed=embed,
         judge=judge,
         messages=campaign.messages,
         max_new_tokens=max_new_tokens,
         seed=seed,
+        note=notes.__setitem__,
     )
-    drawn, refined = method.function(context, parameters) if tasks.height else (SAMPLES.to_frame(), [])
-    samples = pl.concat([before, drawn])
+
+    def refine(context: RefinementContext) -> tuple[pl.DataFrame, list[Refined]]:
+        refined: tuple[pl.DataFrame, list[Refined]] = method.function(context, parameters)
+        return refined
+
+    gap, tried = None, SAMPLES.to_frame()
+    if tasks.height and parameters.gap != "ignored":
+        gap, tried = measured_gap(context, parameters, refine)
+    enabled, why = fate(gap, parameters.gap) if tasks.height else (False, "there is no task to answer")
+    drawn, refined = refine(context) if enabled else (SAMPLES.to_frame(), _plain(before))
+    samples = pl.concat([before, drawn, tried]).unique("sample_id", keep="first", maintain_order=True)
     rewards = recorded_judgements(chosen, to_judge(samples, derive_seed(policy.seed, "refined rewards")))
     table = compare(
         tasks,
@@ -132,11 +172,23 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "accepted": offered.height,
             "tokens_before": table["before_tokens"].sum(),
             "tokens_after": table["after_tokens"].sum(),
+            "enabled": enabled,
+            "why": why,
+            "gap": gap.facts() if gap else None,
             "engine": engine.describe(),
+            "notes": notes,
             "obeyed": [told.model_dump() for told in obeyed],
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": sampler.tokens + judges.tokens},
+        measurements={
+            "seconds": time.monotonic() - started,
+            "tokens": sampler.tokens + judges.tokens + companions.tokens + others.tokens,
+        },
     )
+
+
+def _plain(before: pl.DataFrame) -> list[Refined]:
+    """The plain answers, as they are where nothing is refined."""
+    return [Refined(task, id_, 0.0, 0) for task, id_ in before.select("task_id", "sample_id").iter_rows()]
 
 
 def compare(
@@ -178,6 +230,24 @@ def compare(
             }
         )
     return frame(rows, REFINEMENTS)
+
+
+def _up_to(chosen: list[Reward], name: str | None) -> list[Reward]:
+    """The rewards up to the named one, which may be made of those before it; without a name the first alone.
+
+    Raises:
+        SelfimpError: the recipe has no reward of that name.
+    """
+    names = [reward.name for reward in chosen]
+    if name is None:
+        return chosen[:1]
+    if name not in names:
+        raise SelfimpError(
+            f"the refinement asks the reward {name}, which is not among the recipe's rewards",
+            where="recipe.refinement",
+            fix=f"name one of: {', '.join(names)}; or add {name} to recipe.rewards",
+        )
+    return chosen[: names.index(name) + 1]
 
 
 def _per_1000_tokens(table: pl.DataFrame, side: str) -> float:

@@ -2,11 +2,16 @@
 
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
+    companions,
     consensus,
+    form,
     judge,
-    majority_vote,
+    length_controlled,
+    novelty,
     outcome,
     pairwise_judge,
+    proof,
     refined_over_first,
+    votes,
     weighted,
 )

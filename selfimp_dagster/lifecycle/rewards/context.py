@@ -8,6 +8,7 @@ import polars as pl
 
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.engines.chat import Choice, Reply
+from selfimp_dagster.lifecycle.companions import Companion
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 
 
@@ -38,13 +39,23 @@ def _nobody(source: JudgeSource) -> Judge:
     raise ValueError(f"there is no judge here, not even {source.label}")
 
 
+def _untrained(name: str) -> Companion | None:
+    return None
+
+
+def _plain(prompt: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": prompt},)
+
+
 @dataclass(frozen=True)
 class RewardContext:
     """What a reward may look at, and whom it may ask.
 
     `tasks` (records.TASKS) and the `samples` of them (records.SAMPLES) that are to be judged; `rewards` are
     the judgements (records.REWARDS) of the rewards that stand before this one in the recipe. `judge` opens
-    the judge of a source. `barred` are rewards that say nothing in this round, with the reason.
+    the judge of a source, `companion` the companion of a name, none where none was trained yet; `messages`
+    turns a prompt into the chat that asks it. `barred` are rewards that say nothing in this round, with the
+    reason.
     """
 
     tasks: pl.DataFrame
@@ -53,3 +64,5 @@ class RewardContext:
     seed: int
     judge: Callable[[JudgeSource], Judge] = _nobody
     barred: Mapping[str, str] = field(default_factory=dict)
+    companion: Callable[[str], Companion | None] = _untrained
+    messages: Callable[[str], tuple[Message, ...]] = _plain

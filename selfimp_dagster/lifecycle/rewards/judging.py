@@ -16,7 +16,6 @@ from selfimp_dagster.lifecycle.rewards.answer import ANSWER, answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters, NamedParameters
 from selfimp_dagster.lifecycle.rewards.sources import IncumbentWeights
-from selfimp_dagster.lifecycle.rewards.weighted import Weighted
 from selfimp_dagster.records import REWARDS, canonical_json, check_schema, frame
 from selfimp_dagster.registry import Method
 
@@ -51,7 +50,8 @@ def check_rewards(rewards: Sequence[Reward]) -> None:
                 where=where,
                 fix="give one of them another `name`, if it takes one",
             )
-        if isinstance(parameters, Weighted) and (missing := sorted(parameters.parts.keys() - before)):
+        made_of = parameters.made_of if isinstance(parameters, NamedParameters) else frozenset()
+        if missing := sorted(made_of - before):
             raise SelfimpError(
                 f"{reward.name} is made of {', '.join(missing)}, which does not stand before it",
                 where=where,

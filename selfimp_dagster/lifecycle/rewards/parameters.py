@@ -20,6 +20,11 @@ class NamedParameters(BaseModel):
         "method.",
     )
 
+    @property
+    def made_of(self) -> frozenset[str]:
+        """The rewards whose judgements it is made of; they stand before it in the recipe."""
+        return frozenset()
+
 
 class JudgeParameters(NamedParameters):
     """Parameters of a reward that a model gives.

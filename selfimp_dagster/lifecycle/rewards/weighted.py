@@ -24,6 +24,10 @@ class Weighted(NamedParameters):
         description="The rewards that it is made of, which stand before it in the recipe, by their weights.",
     )
 
+    @property
+    def made_of(self) -> frozenset[str]:
+        return frozenset(self.parts)
+
 
 @method("reward", WEIGHTED, parameters=Weighted, section="4.3", paper="arXiv:2404.18796")
 def weighted(context: RewardContext, parameters: Weighted) -> pl.DataFrame:

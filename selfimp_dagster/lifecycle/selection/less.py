@@ -13,7 +13,8 @@ from selfimp_dagster.records import derive_seed
 from selfimp_dagster.registry import method
 
 if TYPE_CHECKING:
-    from selfimp_dagster.lifecycle.selection.adapter_torch import AdaptedPolicy, Example
+    from selfimp_dagster.lifecycle.selection.adapter_torch import AdaptedPolicy
+    from selfimp_dagster.models.adapter import Example
     from selfimp_dagster.progress import Bar
 
 _MOST_FLOATS = 2**26  # of gradients that wait to be projected

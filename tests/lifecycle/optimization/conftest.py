@@ -32,7 +32,11 @@ def train(tiny_model: Path, tmp_path: Path) -> Train:
     """Runs a method for two steps from the tiny model; what it made is in tmp_path / candidate."""
 
     def run(name: str, groups: Mapping[int, Sequence[str]] = CORPUS, **given: Any) -> Update:
-        told = {key: given.pop(key) for key in ("progress", "values", "gives", "judge") if key in given}
+        told = {
+            key: given.pop(key)
+            for key in ("progress", "values", "gives", "judge", "inherited")
+            if key in given
+        }
         method = find_method("optimization", name)
         defaults = {} if name == "sequence" else {"most_steps": 2, "learning_rate": 1e-3, "batch_size": 4}
         context = make_context(groups, model=tiny_model, output=tmp_path / "candidate", **told)

@@ -88,6 +88,7 @@ def make_context(
     gives: frozenset[Signal] = frozenset({"verdict", "answers", "votes"}),
     progress: Any = None,
     judge: Any = None,
+    inherited: Path | None = None,
     **others: Any,
 ) -> OptimizationContext:
     """A context over such a pool. The reward `answer` gives 1 for 7, or the values."""
@@ -108,6 +109,8 @@ def make_context(
         incumbent=model,
         base=model,
         output=output,
+        companions=output.with_name("companions"),
+        inherited=inherited,
         seed=3,
         progress=progress or Steps(),
     )

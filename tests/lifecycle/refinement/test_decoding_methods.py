@@ -103,3 +103,25 @@ def test_a_search_without_a_step_keeps_the_greedy_answer() -> None:
     answers, told = refine("tree_of_thoughts", Policy(lambda asked: " \n "), {"3+4": "9"})
     assert answers == {"3+4": "9"}
     assert told["3+4"].agreement == 0
+
+
+def test_the_contrastive_answer_is_taken_and_both_models_are_paid_for() -> None:
+    policy = Policy(in_turn("7", " "))
+    policy.against = policy.sample
+    answers, told = refine("contrastive_decoding", policy, {"3+4": "9", "1+1": "2"})
+    assert answers == {"3+4": "7", "1+1": "2"}, "an empty response leaves the greedy one"
+    assert [told[task].agreement for task in answers] == [0, 1]
+    assert told["3+4"].tokens == 2 * 11
+
+
+def test_nothing_is_contrasted_with_itself() -> None:
+    answers, told = refine("contrastive_decoding", Policy(in_turn()), {"3+4": "9"})
+    assert answers == {"3+4": "9"}
+    assert told["3+4"].tokens == 0
+
+
+def test_best_of_n_ranks_by_the_reward_that_is_named() -> None:
+    asked: list[str | None] = []
+    policy = Policy(in_turn("7", "8"))
+    refine("best_of_n", policy, {"3+4": "9"}, {"7": 1}, samples=2, reward="verifier", judged=asked)
+    assert asked == ["verifier"]
