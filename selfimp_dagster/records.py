@@ -23,6 +23,7 @@ TASKS = pl.Schema(
         "suite": pl.String(),  # where the task comes from: a suite kind and its family or file
         "difficulty": pl.Float64(),
         "prompt": pl.String(),
+        "chat": MESSAGES,  # the turns that ask it; null: the prompt, asked in the campaign's way
         "answer": pl.String(),  # null where only a program can judge
         "verifier": pl.String(),
         "entry": pl.String(),  # JSON that the verifier needs beyond the answer

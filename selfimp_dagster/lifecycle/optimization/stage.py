@@ -15,6 +15,7 @@ from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationCont
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.judging import judge_samples, visible
+from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.spare import SPARE
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, require_rows, selected_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -108,9 +109,9 @@ def _evidence(policy: Policy, corpus: Artifact, subset: Artifact) -> dict[str, A
     rewards = visible(corpus.table("rewards", REWARDS), judges)
 
     def judge(drawn: pl.DataFrame) -> pl.DataFrame:
-        asked = tasks.join(drawn, on="task_id", how="semi")
+        answered = tasks.join(drawn, on="task_id", how="semi")
         seed = derive_seed(policy.seed, "rollout rewards")
-        return judge_samples(judges, RewardContext(asked, drawn, REWARDS.to_frame(), seed))
+        return judge_samples(judges, RewardContext(answered, drawn, REWARDS.to_frame(), seed))
 
     return {
         "pool": pool,
@@ -134,12 +135,16 @@ def _pool(policy: Policy, tasks: pl.DataFrame, samples: pl.DataFrame, subset: Ar
             pl.Series("temperature", [given.get("temperature") for given in settings], dtype=pl.Float64),
             pl.Series("token_limit", [given.get("max_new_tokens") for given in settings], dtype=pl.Int64),
             ended=pl.col("finish_reason") == "stop",
-            own=(pl.col("generation") == "SE") & (pl.col("policy_hash") == policy.policy_hash),
         )
         .join(pl.concat([kept, spare]), on="sample_id")
-        .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
+        .join(tasks.select("task_id", "skill", "prompt", "chat"), on="task_id")
         .with_columns(round=pl.lit(str(policy.round)))
         .sort("task_id", "sample_id")
     )
-    asked = [list(policy.campaign.messages(prompt)) for prompt in rows["prompt"]]
-    return rows.with_columns(pl.Series("messages", asked, dtype=POOL["messages"])).select(list(POOL))
+    chats = pl.Series(
+        "messages",
+        [list(asked(row, policy.campaign.messages)) for row in rows.iter_rows(named=True)],
+        dtype=POOL["messages"],
+    )
+    drawn = pl.col("generation").is_in(["SE", "I"]) & (pl.col("policy_hash") == policy.policy_hash)
+    return rows.with_columns(own=drawn & (rows["messages"] == chats), messages=chats).select(list(POOL))

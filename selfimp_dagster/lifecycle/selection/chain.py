@@ -1,7 +1,7 @@
 """A selection is a chain of named steps: each judges the rows that the steps before it kept.
 
 A step is a registered function `(rows, context, parameters) -> frame`. `rows` has one row per
-sample that is still alive: the columns of SAMPLES plus `skill`, `difficulty`, `prompt` and
+sample that is still alive: the columns of SAMPLES plus `skill`, `difficulty`, `prompt`, `chat` and
 `answer` of its task. The frame that it returns has the columns of JUDGEMENTS, one row per sample
 of `rows`. A method with a `state` returns `(frame, state)`: the next round of the line gets it.
 """
@@ -18,6 +18,7 @@ from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
@@ -77,7 +78,10 @@ class SelectionContext:
     def asked(self, rows: pl.DataFrame) -> list[Pair]:
         """Each row as it is trained on: how its task is asked, whatever else was shown, and the
         response."""
-        return [(self.messages(prompt), response) for prompt, response in _texts(rows)]
+        return [
+            (asked(row, self.messages), row["response"])
+            for row in rows.select("prompt", "chat", "response").iter_rows(named=True)
+        ]
 
     def reward(self, name: str) -> pl.DataFrame:
         """The named reward: sample_id, kind, value (null where it is not a number), confidence, evidence.
@@ -240,7 +244,7 @@ def corpus_rows(context: SelectionContext) -> pl.DataFrame:
     orphans = context.samples.join(context.tasks, on="task_id", how="anti")
     if not orphans.is_empty():
         raise _corpus_error(f"{orphans.height} samples answer tasks that the corpus does not have")
-    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "answer")
+    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "chat", "answer")
     return (
         context.samples.join(task, on="task_id")
         .with_columns(pl.col("prompt", "response").fill_null(""))

@@ -15,6 +15,7 @@ from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_selection
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.judging import visible
+from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.chain import (
     SelectionContext,
     SelectionStep,
@@ -92,13 +93,12 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     spare = spare_rows(steps, context, selection)
     subset = (
         samples.filter(pl.col("sample_id").is_in(kept_sample_ids(selection)))
-        .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
+        .join(tasks.select("task_id", "skill", "prompt", "chat"), on="task_id")
         .with_columns(round=pl.lit(str(key)))
-        .select(list(SUBSET))
         .sort("sample_id")
     )
-    asked = [list(campaign.messages(prompt)) for prompt in subset["prompt"]]
-    subset = subset.with_columns(pl.Series("messages", asked, dtype=MESSAGES))
+    chats = [list(asked(row, campaign.messages)) for row in subset.iter_rows(named=True)]
+    subset = subset.with_columns(pl.Series("messages", chats, dtype=MESSAGES)).select(list(SUBSET))
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
     draft.write_table("spare", spare, SPARE)
