@@ -29,6 +29,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     rewards,
     selection,
 )
+from selfimp_dagster.lifecycle.acquisition.admission import Synthetic
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
@@ -92,6 +93,11 @@ class Recipe(_Strict):
         "drawn by the weights of the skills.",
     )
     acquisition: MethodChoice
+    synthetic: Synthetic = Field(
+        default=Synthetic(),
+        description="How much of a round's tasks models may have written: how deep, beside how much that is "
+        "real.",
+    )
     rewards: tuple[MethodChoice, ...] = Field(
         default=(MethodChoice(method=ANSWER),),
         min_length=1,

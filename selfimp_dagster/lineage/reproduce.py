@@ -304,6 +304,11 @@ def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None
         needed.append((policy.parent, "refined_outputs"))
         if policy.campaign.recipe.curriculum is not None:
             needed.append((policy.parent, "generated_corpus"))
+    for ancestor in policy.ancestors:
+        key = RoundKey.parse(ancestor)
+        corpus = "generated_corpus"
+        if store.has(key, corpus) and store.open(key, corpus, verify=False).facts.get("written"):
+            needed.append((ancestor, corpus))
     if policy.weights_round is not None:
         needed += [(policy.weights_round, asset) for asset in ("checkpoint", "refined_outputs")]
     for round_, asset in needed:

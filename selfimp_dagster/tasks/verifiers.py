@@ -1,5 +1,6 @@
 """Judging a response: what its answer is, and whether it is right."""
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from selfimp_dagster.tasks.suites import Task
 
 TIME_LIMIT = 5.0
 """Seconds that the judging of one response may take."""
+
+UNVERIFIED = "unverified"
+"""The verifier of a task of which nobody knows the right answer: its responses are not judged."""
 
 FORMAT_CREDIT = 0.1
 """Scores up to this one are what reasoning-gym's scorers give a wrong answer for being well-formed."""
@@ -97,11 +101,20 @@ def comparable_answer(task: Task, response: str) -> str | None:
     return None if extracted is None else _canonical(extracted)
 
 
+def claimed_answer(task: Task) -> str | None:
+    """What whoever wrote an unverified task says its answer is; None: nothing."""
+    if task.verifier != UNVERIFIED or task.entry is None:
+        return None
+    claimed: str | None = json.loads(task.entry).get("claimed")
+    return claimed
+
+
 def _extract(task: Task, response: str) -> str | None:
     if task.verifier == "verbatim":
         return response.strip() or None
-    several_lines = task.answer is None or "\n" in task.answer
-    return extract_answer(response, _is_number(task.answer), several_lines)
+    expected = claimed_answer(task) if task.answer is None else task.answer
+    several_lines = expected is None or "\n" in expected
+    return extract_answer(response, _is_number(expected), several_lines)
 
 
 def _judge_by_family(task: Task, extracted: str | None, time_limit: float) -> Judgement:

@@ -7,9 +7,12 @@ from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.records import REWARDS, frame
 from selfimp_dagster.registry import method
 from selfimp_dagster.tasks.pools import tasks_from_frame
-from selfimp_dagster.tasks.verifiers import verify
+from selfimp_dagster.tasks.verifiers import UNVERIFIED, verify
 
 ANSWER = "answer"
+
+NOT_MEASURED = "not measured: nobody knows the right answer"
+"""The evidence where the task is unverified."""
 
 
 class Answer(BaseModel):
@@ -40,17 +43,19 @@ def answer_rewards(tasks: pl.DataFrame, samples: pl.DataFrame) -> pl.DataFrame:
     """The reward `answer` of every sample.
 
     A verifier that raised or hung counts as a wrong answer of confidence 0, with what happened as
-    evidence.
+    evidence. Where nobody knows the right answer there is no value: such a sample is neither right nor wrong.
     """
     by_id = {task.task_id: task for task in tasks_from_frame(tasks)}
-    rows = []
+    rows: list[dict[str, object]] = []
     for id_, task, response in samples.select("sample_id", "task_id", "response").iter_rows():
+        told = {"sample_id": id_, "reward": ANSWER, "kind": "V"}
+        if by_id[task].verifier == UNVERIFIED:
+            rows.append({**told, "value": None, "confidence": 0.0, "evidence": NOT_MEASURED})
+            continue
         judgement = verify(by_id[task], response)
         rows.append(
             {
-                "sample_id": id_,
-                "reward": ANSWER,
-                "kind": "V",
+                **told,
                 "value": judgement.value,
                 "confidence": 0.0 if judgement.error else 1.0,
                 "evidence": judgement.evidence,

@@ -34,7 +34,12 @@ class Judge(Protocol):
     ) -> list[Choice]: ...
 
 
-def _nobody(source: JudgeSource) -> Judge:
+def nobody(source: JudgeSource) -> Judge:
+    """Where there are no judges.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"there is no judge here, not even {source.label}")
 
 
@@ -51,5 +56,5 @@ class RewardContext:
     samples: pl.DataFrame
     rewards: pl.DataFrame
     seed: int
-    judge: Callable[[JudgeSource], Judge] = _nobody
+    judge: Callable[[JudgeSource], Judge] = nobody
     barred: Mapping[str, str] = field(default_factory=dict)
