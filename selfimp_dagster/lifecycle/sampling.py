@@ -25,9 +25,7 @@ class SampleRequest:
     parent_sample_id: str | None = None
 
 
-def asked(
-    task: Mapping[str, Any], messages: Callable[[str], tuple[Message, ...]]
-) -> tuple[Message, ...]:
+def asked(task: Mapping[str, Any], messages: Callable[[str], tuple[Message, ...]]) -> tuple[Message, ...]:
     """How the policy is asked a task: by its own turns where it has some, else as `messages` asks a prompt.
 
     Args:

@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 
-from selfimp_dagster.tasks import families, scoring
+from selfimp_dagster.tasks import families, programs, scoring
 from selfimp_dagster.tasks.isolation import scoring_process
 from selfimp_dagster.tasks.suites import Task
 
@@ -15,6 +15,12 @@ TIME_LIMIT = 5.0
 
 UNVERIFIED = "unverified"
 """The verifier of a task of which nobody knows the right answer: its responses are not judged."""
+
+PROPOSING = "proposing"
+"""The verifier of a task to propose tasks: no response to it is right or wrong by itself."""
+
+EPISODE = "episode"
+"""The verifier of a turn in an environment: judged by the outcome of the episode that it belongs to."""
 
 FORMAT_CREDIT = 0.1
 """Scores up to this one are what reasoning-gym's scorers give a wrong answer for being well-formed."""
@@ -66,6 +72,8 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
                 return _judge_verbatim(task, response)
             case "contains":
                 return _judge_by_containment(task, response)
+            case programs.DEDUCTION | programs.ABDUCTION | programs.INDUCTION:
+                return _judge_about_program(task, response)
             case unknown:
                 raise ValueError(f"there is no verifier {unknown!r}")
     except Exception as error:
@@ -168,6 +176,13 @@ def _judge_by_containment(task: Task, response: str) -> Judgement:
     words = rf"(?<!\w){re.escape(_canonical(task.answer))}(?!\w)"
     found = re.search(words, _canonical(response)) is not None
     return Judgement(float(found), _extract(task, response), "contained" if found else "not contained")
+
+
+def _judge_about_program(task: Task, response: str) -> Judgement:
+    if task.entry is None:
+        raise ValueError("the task has no program")
+    right, answer, evidence = programs.judge_program_task(task.verifier, task.entry, response)
+    return Judgement(float(right), answer, evidence)
 
 
 def _is_number(text: str | None) -> bool:

@@ -57,6 +57,10 @@ class Corpus:
     documents: pl.DataFrame = field(default_factory=DOCUMENTS.to_frame)
 
 
+def _no_logprobs(pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
+    raise ValueError("there is no policy here that scores texts")
+
+
 def _no_embeddings(texts: Sequence[str]) -> "np.ndarray":
     raise ValueError("there is no policy here that embeds texts")
 
@@ -72,6 +76,7 @@ class AcquisitionContext:
     `offered` are the accepted refined outputs of the round before. `written` are the tasks (records.TASKS)
     that models wrote in earlier rounds of the line, `rules` what every proposed task must fulfil, `judges`
     opens the judge of a source, `embed` gives the incumbent's embeddings of texts, (texts, hidden), and
+    `logprobs` the log-probabilities of the tokens of responses after their chats (`Engine.logprobs`);
     `folder` is what the paths of files are relative to.
     """
 
@@ -90,4 +95,5 @@ class AcquisitionContext:
     rules: Rules = field(default_factory=Rules)
     judges: Callable[[JudgeSource], Judge] = nobody
     embed: Callable[[Sequence[str]], "np.ndarray"] = _no_embeddings
+    logprobs: Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[list[float]]] = _no_logprobs
     folder: Path = Path()

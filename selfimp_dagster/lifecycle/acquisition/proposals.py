@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from selfimp_dagster.engines.base import Message
 from selfimp_dagster.lifecycle.rewards.verdicts import TURNS
 from selfimp_dagster.records import PROPOSALS, TASKS, canonical_json, content_id, frame, task_id
 from selfimp_dagster.tasks.pools import prompt_key
@@ -41,6 +42,10 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     UNFAITHFUL = "unfaithful"
     EVALUATION = "evaluation"
+    EXECUTION = "execution"
+    CHANCE = "chance"
+    UNHELPFUL = "unhelpful"
+    DETOUR = "detour"
     DEPTH = "depth"
     SHARE = "share"
 
@@ -58,6 +63,10 @@ MEANING: Mapping[Reason, str] = {
     Reason.UNSUPPORTED: "the answer does not stand in the text",
     Reason.UNFAITHFUL: "it does not say what the text says",
     Reason.EVALUATION: "it asks, or may come to ask, what evaluation asks",
+    Reason.EXECUTION: "its program, tool call or episode failed, hung, broke a limit or ended itself",
+    Reason.CHANCE: "its program returns something else when it is run again",
+    Reason.UNHELPFUL: "what the tool says does not make what follows likelier",
+    Reason.DETOUR: "too few of its turns lead to what it reached",
     Reason.DEPTH: "too many models stand between it and real data",
     Reason.SHARE: "there are too few real tasks beside it",
 }
@@ -96,12 +105,16 @@ def acquired_task(
     answer: str | None = None,
     verifier: str = UNVERIFIED,
     claimed: str | None = None,
+    entry: Mapping[str, Any] | None = None,
+    chat: Sequence[Message] | None = None,
 ) -> dict[str, Any]:
     """A task that acquisition made, as a row of records.TASKS.
 
     `answer` is a verified one, with the verifier that compares with it. Without it the task is unverified:
-    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is.
+    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is. Other
+    verifiers need no answer, but an `entry`. `chat` asks the task in place of the campaign's way.
     """
+    told = {**(entry or {}), **({} if claimed is None else {"claimed": claimed})}
     return {
         "task_id": task_id(skill, prompt, answer),
         "pool": ACQUIRED,
@@ -109,9 +122,10 @@ def acquired_task(
         "suite": f"acquired:{source}",
         "difficulty": difficulty,
         "prompt": prompt,
+        "chat": None if chat is None else list(chat),
         "answer": answer,
         "verifier": verifier,
-        "entry": None if claimed is None else canonical_json({"claimed": claimed}),
+        "entry": canonical_json(told) if told else None,
         "source": source,
         "parent_ids": list(parents),
         "generation_depth": depth,
@@ -134,6 +148,8 @@ class Proposal:
     claimed: str | None = None
     answer: str | None = None
     verifier: str = UNVERIFIED
+    entry: Mapping[str, Any] | None = None
+    chat: tuple[Message, ...] | None = None
     draft_id: str | None = None
     ended: bool = True
     written: bool = True
@@ -218,27 +234,33 @@ def decide(proposals: Iterable[Proposal], rules: Rules, known: Known) -> Decided
                 answer=proposal.answer,
                 verifier=proposal.verifier,
                 claimed=proposal.claimed,
+                entry=proposal.entry,
+                chat=proposal.chat,
             )
             tasks.append(task)
             accepted = task["task_id"]
-        parents = [origin.id for origin in proposal.origins]
-        rows.append(
-            {
-                "proposal_id": content_id(
-                    "proposal", proposal.method, proposal.draft_id, parents, proposal.prompt, position
-                ),
-                "method": proposal.method,
-                "draft_id": proposal.draft_id,
-                "prompt": proposal.prompt,
-                "answer": proposal.answer if proposal.claimed is None else proposal.claimed,
-                "parent_ids": parents,
-                "generation_depth": proposal.depth,
-                "task_id": accepted,
-                "reason": None if fault is None else fault[0].value,
-                "detail": None if fault is None else fault[1],
-            }
-        )
+        rows.append(proposal_row(replace(proposal, fault=fault), position, accepted))
     return Decided(frame(tasks, TASKS), frame(rows, PROPOSALS))
+
+
+def proposal_row(proposal: Proposal, position: int, task_id: str | None) -> dict[str, Any]:
+    """What became of a proposal, as a row of records.PROPOSALS; `position` tells like ones apart."""
+    parents = [origin.id for origin in proposal.origins]
+    reason, detail = proposal.fault or (None, None)
+    return {
+        "proposal_id": content_id(
+            "proposal", proposal.method, proposal.draft_id, parents, proposal.prompt, position
+        ),
+        "method": proposal.method,
+        "draft_id": proposal.draft_id,
+        "prompt": proposal.prompt,
+        "answer": proposal.answer if proposal.claimed is None else proposal.claimed,
+        "parent_ids": parents,
+        "generation_depth": proposal.depth,
+        "task_id": task_id,
+        "reason": None if reason is None else reason.value,
+        "detail": detail,
+    }
 
 
 def fault_of(proposal: Proposal, rules: Rules) -> Fault | None:

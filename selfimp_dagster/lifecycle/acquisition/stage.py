@@ -135,6 +135,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         ),
         judges=judges.judge,
         embed=engine.embed,
+        logprobs=engine.logprobs,
         folder=bench.campaigns,
     )
     corpus = admit(method.function(context, parameters), campaign.recipe.synthetic)
@@ -151,6 +152,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             seed=derive_seed(policy.seed, "rewards"),
             judge=judges.judge,
             barred=barred(records),
+            proposals=corpus.proposals,
         ),
     )
     if not corpus.samples.is_empty():

@@ -9,6 +9,7 @@ import polars as pl
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.engines.chat import Choice, Reply
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.records import PROPOSALS
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RewardContext:
     `tasks` (records.TASKS) and the `samples` of them (records.SAMPLES) that are to be judged; `rewards` are
     the judgements (records.REWARDS) of the rewards that stand before this one in the recipe. `judge` opens
     the judge of a source. `barred` are rewards that say nothing in this round, with the reason.
+    `proposals` (records.PROPOSALS) say what became of the samples that propose tasks.
     """
 
     tasks: pl.DataFrame
@@ -58,3 +60,4 @@ class RewardContext:
     seed: int
     judge: Callable[[JudgeSource], Judge] = nobody
     barred: Mapping[str, str] = field(default_factory=dict)
+    proposals: pl.DataFrame = field(default_factory=PROPOSALS.to_frame)
