@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.lifecycle.acquisition.corpus import Corpus
-from selfimp_dagster.lifecycle.acquisition.proposals import Reason
+from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.records import PROPOSALS, TASKS, content_id, frame
 
 

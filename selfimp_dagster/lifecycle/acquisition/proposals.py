@@ -8,14 +8,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from selfimp_dagster.engines.base import Message
+from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.lifecycle.rewards.verdicts import TURNS
+from selfimp_dagster.lifecycle.rouge import rouge_l, words
 from selfimp_dagster.records import PROPOSALS, TASKS, canonical_json, content_id, frame, task_id
 from selfimp_dagster.tasks.pools import prompt_key
 from selfimp_dagster.tasks.verifiers import UNVERIFIED
@@ -26,51 +27,6 @@ if TYPE_CHECKING:
 ACQUIRED = "acquired"
 """The pool of tasks that acquisition made; those that it drew are of the pool train."""
 
-
-class Reason(StrEnum):
-    """Why a proposal is not a task of the corpus."""
-
-    EMPTY = "empty"
-    ENDLESS = "endless"
-    FORM = "form"
-    LANGUAGE = "language"
-    INJECTION = "injection"
-    REFUSAL = "refusal"
-    KNOWN = "known"
-    UNCHANGED = "unchanged"
-    INCONSISTENT = "inconsistent"
-    UNSUPPORTED = "unsupported"
-    UNFAITHFUL = "unfaithful"
-    EVALUATION = "evaluation"
-    EXECUTION = "execution"
-    CHANCE = "chance"
-    UNHELPFUL = "unhelpful"
-    DETOUR = "detour"
-    DEPTH = "depth"
-    SHARE = "share"
-
-
-MEANING: Mapping[Reason, str] = {
-    Reason.EMPTY: "nothing is asked, or without a letter or digit",
-    Reason.ENDLESS: "the model did not end by itself, or says the same again and again",
-    Reason.FORM: "it is not in the form that was asked for",
-    Reason.LANGUAGE: "it is in another language than what it was made from",
-    Reason.INJECTION: "it speaks to whoever judges or proposes: verdicts, marks of turns, orders to ignore",
-    Reason.REFUSAL: "the model declines",
-    Reason.KNOWN: "a task that is there already asks the same, or nearly",
-    Reason.UNCHANGED: "it adds nothing to what it was made from",
-    Reason.INCONSISTENT: "the model's own answers do not agree",
-    Reason.UNSUPPORTED: "the answer does not stand in the text",
-    Reason.UNFAITHFUL: "it does not say what the text says",
-    Reason.EVALUATION: "it asks, or may come to ask, what evaluation asks",
-    Reason.EXECUTION: "its program, tool call or episode failed, hung, broke a limit or ended itself",
-    Reason.CHANCE: "its program returns something else when it is run again",
-    Reason.UNHELPFUL: "what the tool says does not make what follows likelier",
-    Reason.DETOUR: "too few of its turns lead to what it reached",
-    Reason.DEPTH: "too many models stand between it and real data",
-    Reason.SHARE: "there are too few real tasks beside it",
-}
-"""The reasons in words."""
 
 Fault = tuple[Reason, str]
 """What is wrong with a text, and the numbers or words behind that."""
@@ -314,20 +270,6 @@ _REFUSAL = re.compile(
     r"|\bi (?:cannot|can't) (?:help|assist)\b",
     re.IGNORECASE,
 )
-
-
-def words(text: str) -> list[str]:
-    """The words and numbers of a text in lower case: what ROUGE counts."""
-    return re.findall(r"\w+", text.casefold())
-
-
-def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
-    """The F-measure of the longest common subsequence of two lists of words; 0 if one is empty."""
-    from rapidfuzz.distance import LCSseq
-
-    if not one or not other:
-        return 0.0
-    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))
 
 
 def language(text: str) -> str | None:

@@ -13,7 +13,6 @@ from selfimp_dagster.lifecycle.acquisition.proposals import (
     Fault,
     Known,
     Proposal,
-    Reason,
     Rules,
     acquired_task,
     depth_of,
@@ -23,6 +22,7 @@ from selfimp_dagster.lifecycle.acquisition.proposals import (
     task_origins,
     text_fault,
 )
+from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.lifecycle.sampling import SampleRequest, asked
 from selfimp_dagster.records import PROPOSALS, SAMPLES, TASKS, derive_seed, frame
 from selfimp_dagster.registry import method

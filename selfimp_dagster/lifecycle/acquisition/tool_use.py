@@ -13,11 +13,11 @@ from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Cor
 from selfimp_dagster.lifecycle.acquisition.proposals import (
     Fault,
     Proposal,
-    Reason,
     proposal_row,
     task_origins,
     text_fault,
 )
+from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.lifecycle.sampling import SampleRequest, asked
 from selfimp_dagster.records import PROPOSALS, SAMPLES, canonical_json, content_id, derive_seed, frame
 from selfimp_dagster.registry import method

@@ -16,11 +16,11 @@ from selfimp_dagster.lifecycle.acquisition.proposals import (
     Known,
     Origin,
     Proposal,
-    Reason,
     acquired_task,
     fault_of,
     proposal_row,
 )
+from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.lifecycle.rewards.episodes import as_reply
 from selfimp_dagster.lifecycle.sampling import SampleRequest
 from selfimp_dagster.records import PROPOSALS, SAMPLES, TASKS, content_id, derive_seed, frame, task_id

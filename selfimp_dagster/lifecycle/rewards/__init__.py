@@ -2,8 +2,10 @@
 
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
+    episodes,
     judge,
     majority_vote,
     pairwise_judge,
+    self_play,
     weighted,
 )

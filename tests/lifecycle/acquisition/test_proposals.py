@@ -6,22 +6,20 @@ import polars as pl
 import pytest
 
 from selfimp_dagster.lifecycle.acquisition.proposals import (
-    MEANING,
     Known,
     Proposal,
-    Reason,
     Rules,
     acquired_task,
     decide,
     language,
     languages_of,
-    rouge_l,
     text_fault,
-    words,
 )
+from selfimp_dagster.lifecycle.acquisition.reasons import MEANING, Reason
 from selfimp_dagster.lifecycle.rewards.answer import NOT_MEASURED, answer_rewards
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.majority_vote import MajorityVote, majority_vote
+from selfimp_dagster.lifecycle.rouge import rouge_l, words
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS, frame
 
 _ENGLISH = frozenset({"en"})
