@@ -72,7 +72,7 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
                 return _judge_verbatim(task, response)
             case "contains":
                 return _judge_by_containment(task, response)
-            case programs.DEDUCTION | programs.ABDUCTION | programs.INDUCTION:
+            case verifier if verifier in programs.PROGRAM_VERIFIERS:
                 return _judge_about_program(task, response)
             case unknown:
                 raise ValueError(f"there is no verifier {unknown!r}")

@@ -1,6 +1,11 @@
 """Data acquisition (survey section 2): where a round's tasks and samples come from."""
 
 from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the methods
+    absolute_zero,
     policy_sampling,
+    self_chat,
     self_labelling,
+    self_play,
+    tool_use,
+    worlds,
 )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfimp_dagster.lifecycle.acquisition.corpus import Corpus
 from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.records import PROPOSALS, TASKS, content_id, frame
+from selfimp_dagster.tasks.verifiers import PROPOSING
 
 
 class Synthetic(BaseModel):
@@ -42,7 +43,7 @@ def admit(corpus: Corpus, rules: Synthetic) -> Corpus:
     """
     tasks, depth = corpus.tasks, pl.col("generation_depth")
     deep = TASKS.to_frame() if rules.most_depth is None else tasks.filter(depth > rules.most_depth)
-    real = tasks.filter(depth == 0).height
+    real = tasks.filter(depth == 0, pl.col("verifier") != PROPOSING).height
     written = tasks.filter(depth > 0).join(deep, on="task_id", how="anti")
     room = most_written(real, rules.least_real, written.height)
     surplus = written.sort("generation_depth", "task_id").slice(room)

@@ -19,6 +19,8 @@ from selfimp_dagster.lifecycle.rouge import rouge_l, words
 from selfimp_dagster.records import REWARDS, canonical_json, frame
 from selfimp_dagster.registry import method
 from selfimp_dagster.tasks.pools import prompt_key, tasks_from_frame
+from selfimp_dagster.tasks.programs import PROGRAM_VERIFIERS, well_formed
+from selfimp_dagster.tasks.suites import Task
 from selfimp_dagster.tasks.verifiers import PROPOSING, comparable_answer
 
 _OURS = frozenset({Reason.EVALUATION.value, Reason.DEPTH.value, Reason.SHARE.value})
@@ -128,11 +130,12 @@ def absolute_zero(context: RewardContext, parameters: AbsoluteZero) -> pl.DataFr
         return absolute_zero_value(p), {"solved": p}
 
     by_id = {task.task_id: task for task in tasks_from_frame(solvers.tasks)}
-    formed = {
-        id_: comparable_answer(by_id[task], response) is not None
+    formed = [
+        id_
         for id_, task, response in solvers.samples.select("sample_id", "task_id", "response").iter_rows()
-    }
-    wrong = pl.col("sample_id").is_in([id_ for id_, has_form in formed.items() if has_form])
+        if _has_form(by_id[task], response)
+    ]
+    wrong = pl.col("sample_id").is_in(formed)
     own = judged.with_columns(
         pl.lit("absolute_zero").alias("reward"),
         pl.when(pl.col("value") < 1)
@@ -263,6 +266,12 @@ def _proposers(
             }
         )
     return frame(rows, REWARDS)
+
+
+def _has_form(task: Task, response: str) -> bool:
+    if task.verifier in PROGRAM_VERIFIERS:
+        return well_formed(task.verifier, response)
+    return comparable_answer(task, response) is not None
 
 
 def _votes(solvers: RewardContext) -> dict[str, float]:
