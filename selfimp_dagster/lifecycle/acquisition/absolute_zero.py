@@ -64,7 +64,9 @@ class AbsoluteZero(SelfPlay):
     """Parameters of `absolute_zero`."""
 
     kinds: tuple[Literal["deduction", "abduction", "induction"], ...] = Field(
-        default=(DEDUCTION, ABDUCTION, INDUCTION), min_length=1, description="The kinds of tasks."
+        default=("deduction", "abduction", "induction"),
+        min_length=1,
+        description="The kinds of tasks.",
     )
     references: int = Field(
         default=2, ge=1, description="Programs of earlier tasks that a proposer is shown, to differ from."
@@ -155,8 +157,8 @@ def _program_to_set(kind: str, references: Sequence[Triple]) -> Prompt:
         else "the input is hard to find from what it returns"
     )
     text = (
-        f"Python functions that are there already:\n\n{shown}\n\nWrite another function `{FUNCTION}`, different "
-        f"from these, with an input for it, such that {hard}. It returns a value and uses neither chance nor "
+        f"Python functions that are there already:\n\n{shown}\n\nWrite another function `{FUNCTION}`, "
+        f"different from these, with an input for it, such that {hard}. It returns a value and uses neither chance nor "
         f"files. Answer in this form:\n```python\ndef {FUNCTION}(...):\n    ...\n```\n```input\n...\n```"
     )
     return Prompt(text, tuple(one.origin for one in references if one.origin), kind)
@@ -164,8 +166,8 @@ def _program_to_set(kind: str, references: Sequence[Triple]) -> Prompt:
 
 def _inputs_to_set(reference: Triple, inputs: int) -> Prompt:
     text = (
-        f"A Python function:\n\n```python\n{reference.program}\n```\n\nGive {inputs} different inputs that show "
-        f"together what it does, each in a block of its own, and a hint in words that does not give the "
+        f"A Python function:\n\n```python\n{reference.program}\n```\n\nGive {inputs} different inputs that "
+        f"show together what it does, each in a block of its own, and a hint in words that does not give the "
         f"program away. Answer in this form:\n```input\n...\n```\n```input\n...\n```\n```message\n...\n```"
     )
     return Prompt(text, (reference.origin,) if reference.origin else (), reference.program)
@@ -192,8 +194,8 @@ def _read_program(one: Proposed) -> Proposal:
     shown = f"```python\n{program}\n```"
     if kind == DEDUCTION:
         prompt = (
-            f"{shown}\n\nWhat does {FUNCTION}({written(arguments)}) return? Write the value as a Python literal "
-            f"on the last line."
+            f"{shown}\n\nWhat does {FUNCTION}({written(arguments)}) return? Write the value as a Python "
+            f"literal on the last line."
         )
     else:
         prompt = (
@@ -231,8 +233,8 @@ def _read_inputs(one: Proposed, most: int) -> Proposal:
     half = len(tests) // 2
     examples = "\n".join(f"{FUNCTION}({written(given)}) == {output!r}" for given, output in tests[:half])
     prompt = (
-        f"Write a Python function `{FUNCTION}`. {hint}\n\nExamples:\n{examples}\n\nAnswer with the whole function "
-        f"in one ```python block."
+        f"Write a Python function `{FUNCTION}`. {hint}\n\nExamples:\n{examples}\n\nAnswer with the whole "
+        f"function in one ```python block."
     )
     return replace(
         proposal,

@@ -32,7 +32,7 @@ class SelfPlay(BaseModel):
     )
     sampling: Sampling = Field(default=Sampling(max_new_tokens=64), description="How responses are drawn.")
 
-    def prompts(self, size: int) -> int:
+    def prompts(self, size: float) -> int:
         """How many prompts it takes for so many proposals."""
         return max(1, round(size / self.group))
 

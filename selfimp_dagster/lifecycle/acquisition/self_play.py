@@ -103,9 +103,9 @@ def spice(context: AcquisitionContext, parameters: Spice) -> Corpus:
     )
     prompts = [
         Prompt(
-            f"A text:\n\n{row['text']}\n\nSet one hard question about a fact of the text. Whoever answers it does "
-            f"not see the text, so the question must stand by itself. The answer is a number, a name or a few "
-            f"words that stand in the text. {_WRITE}",
+            f"A text:\n\n{row['text']}\n\nSet one hard question about a fact of the text. Whoever answers it "
+            f"does not see the text, so the question must stand by itself. The answer is a number, a name or "
+            f"a few words that stand in the text. {_WRITE}",
             (Origin(row["document_id"]),),
             row["text"],
         )

@@ -122,8 +122,8 @@ def tool_use(context: AcquisitionContext, parameters: ToolUse) -> Corpus:
     """
     tasks = context.draw(context.size, context.skill_weights)
     texts = _texts(context, parameters, tasks.to_dicts())
-    rows = []
-    sound = []
+    rows: list[dict[str, Any]] = []
+    sound: list[_Text] = []
     for text in texts:
         fault = text_fault(text.words, ended=text.sample["finish_reason"] != "length")
         if fault is None:
@@ -215,7 +215,7 @@ def _described(tool: Tool) -> str:
 
 def _draw_calls(
     context: AcquisitionContext, parameters: ToolUse, places: Sequence[tuple[_Text, int]]
-) -> tuple[list[_Call], list[Mapping[str, Any]]]:
+) -> tuple[list[_Call], list[dict[str, Any]]]:
     wanted = [
         (text, place, tool, number)
         for text, place in places

@@ -130,8 +130,8 @@ def backward_construction(context: AcquisitionContext, parameters: BackwardConst
     environment words it, and replaying judges.
     """
     seeds = _starts(context, parameters)
-    tasks, samples, rows = [TASKS.to_frame()], [SAMPLES.to_frame()], []
-    drafts = [SAMPLES.to_frame()]
+    tasks, samples, drafts = [TASKS.to_frame()], [SAMPLES.to_frame()], [SAMPLES.to_frame()]
+    rows: list[dict[str, Any]] = []
     known = Known(context.written["prompt"])
     for played in _play(context, parameters, seeds, 0):
         drafts.append(played.samples)
