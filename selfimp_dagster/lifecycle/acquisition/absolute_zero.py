@@ -158,8 +158,9 @@ def _program_to_set(kind: str, references: Sequence[Triple]) -> Prompt:
     )
     text = (
         f"Python functions that are there already:\n\n{shown}\n\nWrite another function `{FUNCTION}`, "
-        f"different from these, with an input for it, such that {hard}. It returns a value and uses neither chance nor "
-        f"files. Answer in this form:\n```python\ndef {FUNCTION}(...):\n    ...\n```\n```input\n...\n```"
+        f"different from these, with an input for it, such that {hard}. It returns a value and uses neither "
+        f"chance nor files. Answer in this form:\n```python\ndef {FUNCTION}(...):\n    ...\n```\n"
+        f"```input\n...\n```"
     )
     return Prompt(text, tuple(one.origin for one in references if one.origin), kind)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 import polars as pl
@@ -173,7 +174,7 @@ def _starts(context: AcquisitionContext, parameters: World) -> list[int]:
             if context.rules.reserved(opening) is None:
                 yield seed
 
-    seeds = [seed for seed, _ in zip(free(), range(context.size), strict=False)]
+    seeds = list(islice(free(), context.size))
     if not seeds:
         raise SelfimpError(
             f"evaluation may ask every opening of {parameters.environment} that was tried",
