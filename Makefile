@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## Run two rounds of the campaign `arithmetic`, with progress
 	@$(BIN)/selfimp run arithmetic --rounds 2
 
 test: lint ## Check style and types, then run all tests.
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadscope
 
 ui: $(INSTALLED) ## Start the Dagster UI on http://127.0.0.1:3000 (make ui PORT=3001: elsewhere).
 	@$(BIN)/selfimp ui --port $(PORT)

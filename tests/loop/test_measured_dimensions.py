@@ -6,8 +6,10 @@ import polars as pl
 import pytest
 from events import check_results, materialization
 from home import Home
+from rich.console import Console
 from typer.testing import CliRunner
 
+from selfimp_dagster import console
 from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
@@ -101,8 +103,9 @@ def test_the_report_shows_them_and_the_check_looks_at_them(two_rounds: Home) -> 
 
 
 def test_status_shows_the_newest_round(two_rounds: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**two_rounds.environment, "COLUMNS": "160"}.items():
+    for name, value in two_rounds.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(console, "console", Console(width=160))
     output = CliRunner().invoke(app, ["status", "tiny"]).output
     assert "Dimensions of tiny/0001 (95 % interval)" in output
     assert "Dimensions of tiny/0000" not in output

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 IGNORED = -100
@@ -57,11 +58,25 @@ class PrefixTree:
                 visible[node] |= visible[parent]
         return visible
 
-    def is_cheaper(self, rows: int, length: int, hidden_size: int) -> bool:
-        """Whether the tree costs less than the batch as padded rows, all of them of that length.
 
-        A token costs a transformer layer 24 d^2 + 4 c d operations with c tokens in its context (Kaplan et
-        al., arXiv:2001.08361): of few long rows that share little, the tree's one long context is dearer.
-        """
-        nodes = len(self.tokens)
-        return nodes * (6 * hidden_size + nodes) < rows * length * (6 * hidden_size + length)
+def distinct_prefixes(rows: torch.Tensor, lengths: torch.Tensor) -> int:
+    """How many nodes the tree of these rows has, without making it.
+
+    Args:
+        rows: tokens, shape (rows, longest); what lies beyond a row's length does not count.
+        lengths: of the rows, shape (rows,).
+    """
+    places = np.arange(rows.shape[1])
+    tokens = np.where(places < lengths.cpu().numpy()[:, None], rows.cpu().numpy(), -1)
+    tokens = tokens[np.lexsort(tokens.T[::-1])]  # rows that begin alike become neighbours
+    alike = (tokens[1:] == tokens[:-1]) & (tokens[1:] != -1)
+    return int((tokens != -1).sum() - np.logical_and.accumulate(alike, axis=1).sum())
+
+
+def is_cheaper(nodes: int, rows: int, length: int, hidden_size: int) -> bool:
+    """Whether a tree of so many nodes costs less than the batch as padded rows, all of them of that length.
+
+    A token costs a transformer layer 24 d^2 + 4 c d operations with c tokens in its context (Kaplan et
+    al., arXiv:2001.08361): of few long rows that share little, the tree's one long context is dearer.
+    """
+    return nodes * (6 * hidden_size + nodes) < rows * length * (6 * hidden_size + length)

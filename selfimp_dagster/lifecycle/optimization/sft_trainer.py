@@ -8,9 +8,17 @@ import polars as pl
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
+from trl.data_utils import common_prefix_length
 
-from selfimp_dagster.lifecycle.optimization.prefix_tree import IGNORED, PrefixTree
+from selfimp_dagster.engines.base import Message
+from selfimp_dagster.lifecycle.optimization.prefix_tree import (
+    IGNORED,
+    PrefixTree,
+    distinct_prefixes,
+    is_cheaper,
+)
 from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
 from selfimp_dagster.lifecycle.optimization.update import Curve, OptimizationContext
 
@@ -30,29 +38,41 @@ def train(
     """Trains on the rows from the weights in `start` and saves the candidate; `weights` are of the rows."""
     model, tokenizer = prepare(start, context, parameters)
     dataset = Dataset.from_list(
-        [
-            {
-                "prompt": messages,
-                "completion": [{"role": "assistant", "content": response}],
-                _WEIGHT: weight,
-            }
-            for (messages, response), weight in zip(
-                rows.select("messages", "response").iter_rows(), weights, strict=True
-            )
-        ]
+        tokenized(tokenizer, list(rows.select("messages", "response").iter_rows()), weights)
     )
     trainer = CompletionTrainer(
         model=model,
         args=SFTConfig(
             **arguments(context, parameters, len(dataset), str(model.device)),
             train_sampling_strategy="group_by_length",
-            completion_only_loss=True,
+            max_length=None,
         ),
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=adapter(parameters),
     )
     return run(trainer, "sft", context, parameters)
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[tuple[list[Message], str]],
+    weights: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Chats with their responses as TRL wants prepared rows, all of them at once: row by row TRL's own
+    preparation takes longer than a small model takes to learn."""
+    prompts = [messages for messages, _ in rows]
+    chats = [[*messages, {"role": "assistant", "content": response}] for messages, response in rows]
+    asked, whole = (
+        tokenizer.apply_chat_template(texts, add_generation_prompt=ask, return_dict=True)["input_ids"]
+        for texts, ask in ((prompts, True), (chats, False))
+    )
+    found = []
+    for prompt, tokens, weight in zip(asked, whole, weights, strict=True):
+        shown = common_prefix_length(prompt, tokens)
+        labels = [IGNORED] * shown + tokens[shown:]
+        found.append({"input_ids": tokens, "labels": labels, _WEIGHT: weight})
+    return found
 
 
 class CompletionTrainer(SFTTrainer):
@@ -68,14 +88,21 @@ class CompletionTrainer(SFTTrainer):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        collate: Any = self.data_collator  # type: ignore[has-type]
+        prepared: Any = self.train_dataset  # type: ignore[has-type]
+        self.train_dataset = prepared.to_list()  # Arrow takes longer to hand out a row
+        self.data_collator = self._batch
 
-        def with_weights(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-            batch = collate([{name: row[name] for name in row if name != _WEIGHT} for row in rows])
-            batch[_WEIGHT] = torch.tensor([row.get(_WEIGHT, 1.0) for row in rows])
-            return batch
-
-        self.data_collator = with_weights
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+        padding = {"input_ids": self.processing_class.pad_token_id, "labels": IGNORED}
+        batch = {
+            part: torch.tensor([row[part] + [filler] * (width - len(row[part])) for row in rows])
+            for part, filler in padding.items()
+        }
+        lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+        batch["attention_mask"] = (torch.arange(width) < lengths).long()
+        batch[_WEIGHT] = torch.tensor([row.get(_WEIGHT, 1.0) for row in rows])
+        return batch
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -89,16 +116,17 @@ class CompletionTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        self.tokens += sum(lengths)
-        tree = PrefixTree.of(
-            *(
-                [row[:length] for row, length in zip(inputs[part].tolist(), lengths, strict=True)]
-                for part in ("input_ids", "labels")
-            )
-        )
+        lengths = inputs["attention_mask"].sum(1)
+        self.tokens += int(lengths.sum())
         rows, length = inputs["input_ids"].shape
-        if tree.is_cheaper(rows, length, self.model.config.get_text_config(decoder=True).hidden_size):
+        nodes = distinct_prefixes(inputs["input_ids"], lengths)
+        if is_cheaper(nodes, rows, length, self.model.config.get_text_config(decoder=True).hidden_size):
+            tree = PrefixTree.of(
+                *(
+                    [row[:end] for row, end in zip(inputs[part].tolist(), lengths.tolist(), strict=True)]
+                    for part in ("input_ids", "labels")
+                )
+            )
             outputs, logits, targets = predictions_on_tree(model, tree, inputs["input_ids"].device)
         else:
             outputs, logits, targets = predictions_on_rows(model, inputs)

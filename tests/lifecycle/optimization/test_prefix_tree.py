@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfimp_dagster.lifecycle.optimization.prefix_tree import IGNORED, PrefixTree
+from selfimp_dagster.lifecycle.optimization.prefix_tree import (
+    IGNORED,
+    PrefixTree,
+    distinct_prefixes,
+    is_cheaper,
+)
 from selfimp_dagster.lifecycle.optimization.sft_trainer import predictions_on_rows, predictions_on_tree
 
 VOCABULARY = 12
@@ -109,9 +114,19 @@ def test_every_row_is_a_path_that_sees_itself_alone(tokens: list[list[int]]) -> 
     assert sorted(tree.targets) == sorted(token for row in tokens for token in row[1:])
 
 
+@given(rows)
+def test_nodes_are_counted_without_making_the_tree(tokens: list[list[int]]) -> None:
+    length = max(map(len, tokens))
+    padded = torch.tensor([row + [0] * (length - len(row)) for row in tokens])  # 0 is a token as well
+    lengths = torch.tensor([len(row) for row in tokens])
+    assert distinct_prefixes(padded, lengths) == len(PrefixTree.of(tokens, tokens).tokens)
+
+
 def test_long_rows_that_share_little_are_cheaper_as_rows() -> None:
-    shared, own = list(range(40)), [[100 + row, *range(20)] for row in range(8)]
-    alike = PrefixTree.of([shared + rest for rest in own], [shared + rest for rest in own])
-    assert alike.is_cheaper(rows=8, length=61, hidden_size=576)
-    unlike = PrefixTree.of(*[[[row] * 1000 for row in range(8)]] * 2)
-    assert not unlike.is_cheaper(rows=8, length=1000, hidden_size=576)
+    shared, own = list(range(40)), torch.tensor([[100 + row, *range(20)] for row in range(8)])
+    alike = torch.cat([torch.tensor([shared] * 8), own], 1)
+    nodes = distinct_prefixes(alike, torch.full((8,), 61))
+    assert is_cheaper(nodes, rows=8, length=61, hidden_size=576)
+    unlike = torch.arange(8)[:, None].repeat(1, 1000)
+    nodes = distinct_prefixes(unlike, torch.full((8,), 1000))
+    assert not is_cheaper(nodes, rows=8, length=1000, hidden_size=576)
