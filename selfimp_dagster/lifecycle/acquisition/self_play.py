@@ -34,6 +34,12 @@ from selfimp_dagster.registry import method
 
 _FORM = re.compile(r"\bQuestion:\s*(.+?)\s*\n\s*Answer:\s*(.+?)\s*(?:\n|$)", re.DOTALL | re.IGNORECASE)
 _WRITE = "Write it on two lines, and nothing else:\nQuestion: ...\nAnswer: ..."
+SET_A_QUESTION = (
+    "Set one new question for an expert. It is hard, needs several steps of thought, has one right answer, "
+    f"and the answer is a number. {_WRITE}"
+)
+"""What a proposer is asked that is shown nothing."""
+
 _LONGEST_ANSWER = 100
 """Characters."""
 
@@ -161,11 +167,7 @@ def _passages(text: str, longest: int) -> Iterator[str]:
 def _questions_to_set(context: AcquisitionContext, parameters: RZero) -> list[Prompt]:
     count = parameters.prompts(context.size)
     if not parameters.shown:
-        text = (
-            "Set one new question for an expert. It is hard, needs several steps of thought, has one right "
-            f"answer, and the answer is a number. {_WRITE}"
-        )
-        return [Prompt(text)] * count
+        return [Prompt(SET_A_QUESTION)] * count
     drawn = context.draw(count * parameters.shown, context.skill_weights)
     prompts = []
     for (skill,), tasks in drawn.partition_by("skill", as_dict=True, maintain_order=True).items():

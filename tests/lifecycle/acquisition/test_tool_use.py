@@ -15,7 +15,7 @@ Pairs = Sequence[tuple[tuple[Message, ...], str]]
 
 
 def _logprobs(pairs: Pairs) -> list[list[float]]:
-    """One token a word. A call is likely behind `is`; 13 is likelier behind one, more so behind its result."""
+    """One token a word. A call is likely behind `is`; 13 behind a call, and more so behind its result."""
     return [_read(messages[-1]["content"], text.split()) for messages, text in pairs]
 
 
