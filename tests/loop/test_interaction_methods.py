@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 from home import Home
 
+from selfimp_dagster.campaign import EnvironmentChoice
 from selfimp_dagster.engines.base import Completion, Request, Sampling
 from selfimp_dagster.lifecycle.acquisition import stage
+from selfimp_dagster.lifecycle.evaluation.environments import evaluation_openings
 from selfimp_dagster.lifecycle.optimization import stage as optimization
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler
@@ -68,6 +70,17 @@ def test_the_stage_runs_with_a_policy_that_can_do_none_of_it(
     assert said.height > 0, "all that the policy said is on record"
     assert set(proposals["draft_id"].drop_nulls()) <= set(said["sample_id"])
     assert (proposals["task_id"].is_null() == proposals["reason"].is_not_null()).all()
+
+
+def test_openings_of_the_evaluation_are_reserved(copy: Home) -> None:
+    choice = EnvironmentChoice(environment="frozen_lake", episodes=2)
+    campaign = read_policy(copy.bench.store, _KEY)[0].campaign
+    evaluation = campaign.evaluation.model_copy(update={"environments": (choice,)})
+    campaign = campaign.model_copy(update={"evaluation": evaluation})
+    reserved = stage._reserved(campaign, 0, copy.campaigns)
+    openings = list(evaluation_openings(campaign))
+    assert len(openings) == 2
+    assert [reserved(opening) for opening in openings] == ["an evaluation item"] * 2
 
 
 _QUESTIONS = [

@@ -16,6 +16,7 @@ from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Cor
 from selfimp_dagster.lifecycle.acquisition.proposals import Rules
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
+from selfimp_dagster.lifecycle.evaluation.environments import evaluation_openings
 from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.evaluation.signals import hardest_drawn
 from selfimp_dagster.lifecycle.judges import Judges
@@ -209,7 +210,8 @@ def _reserved(campaign: Campaign, number: int, base_folder: Path) -> Callable[[s
 
     @cache
     def asked() -> frozenset[str]:
-        return frozenset(map(prompt_key, items_until(campaign, number, base_folder)["prompt"]))
+        items = items_until(campaign, number, base_folder)["prompt"]
+        return frozenset(map(prompt_key, (*items, *evaluation_openings(campaign))))
 
     def reserved(prompt: str) -> str | None:
         if prompt_key(prompt) in asked():

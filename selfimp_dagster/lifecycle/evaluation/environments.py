@@ -32,6 +32,15 @@ def evaluation_seeds(campaign_seed: int, choice: EnvironmentChoice) -> list[int]
     ]
 
 
+def evaluation_openings(campaign: Campaign) -> Iterator[str]:
+    """What the evaluation's episodes begin with: no episode that is trained on may begin so."""
+    for choice in campaign.evaluation.environments:
+        kind, parameters = choice.resolve()
+        world = kind.make(parameters)
+        for seed in evaluation_seeds(campaign.seed, choice):
+            yield world.reset(seed)
+
+
 def arm_episodes(
     sampler: DurableSampler,
     campaign: Campaign,
