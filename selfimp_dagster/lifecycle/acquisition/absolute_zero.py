@@ -148,7 +148,7 @@ def _triples(proposals: Sequence[Proposal]) -> Iterator[Triple]:
 
 def _program_to_set(kind: str, references: Sequence[Triple]) -> Prompt:
     shown = "\n\n".join(
-        f"```python\n{one.program}\n```\n{FUNCTION}({written(one.arguments)}) returns {one.output!r}"
+        f"```python\n{one.program}\n```\n```input\n{written(one.arguments)}\n```\nIt returns {one.output!r}."
         for one in references
     )
     hard = (
@@ -157,10 +157,9 @@ def _program_to_set(kind: str, references: Sequence[Triple]) -> Prompt:
         else "the input is hard to find from what it returns"
     )
     text = (
-        f"Python functions that are there already:\n\n{shown}\n\nWrite another function `{FUNCTION}`, "
-        f"different from these, with an input for it, such that {hard}. It returns a value and uses neither "
-        f"chance nor files. Answer in this form:\n```python\ndef {FUNCTION}(...):\n    ...\n```\n"
-        f"```input\n...\n```"
+        f"Python functions `{FUNCTION}`, each with an input:\n\n{shown}\n\nWrite another `{FUNCTION}`, "
+        f"different from these, with an input, such that {hard}. It uses neither chance nor files. Answer in "
+        f"this form:\n```python\ndef {FUNCTION}(...):\n    ...\n```\n```input\n...\n```"
     )
     return Prompt(text, tuple(one.origin for one in references if one.origin), kind)
 

@@ -28,6 +28,8 @@ from selfimp_dagster.records import PROPOSALS, SAMPLES, TASKS, derive_seed, fram
 from selfimp_dagster.registry import method
 
 _SOURCE = "self_chat"
+_FIRST = "Ask me a question."
+_ASK_ON = ("Now ask me another question, one that follows from this.", "Say nothing but the question.")
 _ROLES = re.compile(r"^\W*(?:user|assistant)\W*:", re.IGNORECASE | re.MULTILINE)
 
 
@@ -78,8 +80,8 @@ def self_chat(context: AcquisitionContext, parameters: SelfChat) -> Corpus:
     (generation I). Questions that follow are the policy's: a chat is one act of generation, so they are one
     deeper than the task that it began with. A chat ends at the first turn that is empty, endless, in another
     language, an injected instruction, a refusal, or nearly what was said before; that turn is rejected and
-    recorded. Baize has one model write whole transcripts; here the two roles take turns, each with an
-    instruction of its own.
+    recorded. Baize has one model write whole transcripts; here the two roles take turns, and the user sees
+    the chat with the roles exchanged.
     """
     opened = context.draw(context.size, context.skill_weights).to_dicts()
     rules = replace(context.rules, languages=languages_of(task["prompt"] for task in opened))
@@ -158,14 +160,13 @@ def _questions(
 
 
 def _as_user(chat: _Chat) -> tuple[Message, ...]:
-    """What the policy is asked in the role of the user."""
-    said = zip(chat.questions, chat.answers, strict=True)
-    transcript = "\n".join(f"User: {question}\nAssistant: {answer}" for question, answer in said)
-    content = (
-        f"A user talks with an assistant:\n\n{transcript}\n\nWrite what the user asks next: one new question "
-        f"that follows from this. Write the question alone."
-    )
-    return ({"role": "user", "content": content},)
+    """What the policy is asked in the role of the user: the chat with the roles exchanged."""
+    turns: list[Message] = [{"role": "user", "content": _FIRST}]
+    for question, answer in zip(chat.questions, chat.answers, strict=True):
+        turns.append({"role": "assistant", "content": question})
+        turns.append({"role": "user", "content": answer})
+    *before, last = turns
+    return (*before, {**last, "content": f"{last['content']}\n\n{' '.join(_ASK_ON)}"})
 
 
 def _answer_fault(chat: _Chat, row: Mapping[str, Any], rules: Rules, parameters: SelfChat) -> Fault | None:
@@ -179,7 +180,7 @@ def _question_fault(chat: _Chat, proposal: Proposal, rules: Rules, parameters: S
         return fault
     if match := _ROLES.search(proposal.prompt):
         return Reason.FORM, f"it speaks as both: {match[0].strip()}"
-    return _repeats(proposal.prompt, chat.questions, parameters)
+    return _repeats(proposal.prompt, (*chat.questions, _FIRST, *_ASK_ON), parameters)
 
 
 def _repeats(text: str, earlier: Sequence[str], parameters: SelfChat) -> Fault | None:

@@ -32,8 +32,12 @@ from selfimp_dagster.lifecycle.rouge import words
 from selfimp_dagster.records import DOCUMENTS, content_id, derive_seed, frame
 from selfimp_dagster.registry import method
 
-_FORM = re.compile(r"\bQuestion:\s*(.+?)\s*\n\s*Answer:\s*(.+?)\s*(?:\n|$)", re.DOTALL | re.IGNORECASE)
+_FORM = re.compile(r"\bQuestion:\s*(.+?)\s+Answer:\s*(.+?)\s*(?:\n|$)", re.DOTALL | re.IGNORECASE)
 _WRITE = "Write it on two lines, and nothing else:\nQuestion: ...\nAnswer: ..."
+_EXAMPLE = (
+    "An example, for the text `The Nile is 6650 kilometres long.`:\n"
+    "Question: How many kilometres long is the Nile?\nAnswer: 6650"
+)
 SET_A_QUESTION = (
     "Set one new question for an expert. It is hard, needs several steps of thought, has one right answer, "
     f"and the answer is a number. {_WRITE}"
@@ -58,8 +62,8 @@ class RZero(SelfPlay):
     shown: int = Field(
         default=0,
         ge=0,
-        description="Train tasks of one skill that a proposer is shown. 0: none, as in the paper, where "
-        "nothing is known of what the questions are for.",
+        description="Train tasks of one skill that a proposer is shown, with their answers. 0: none, as in "
+        "the paper, where nothing is known of what the questions are for.",
     )
 
 
@@ -111,7 +115,7 @@ def spice(context: AcquisitionContext, parameters: Spice) -> Corpus:
         Prompt(
             f"A text:\n\n{row['text']}\n\nSet one hard question about a fact of the text. Whoever answers it "
             f"does not see the text, so the question must stand by itself. The answer is a number, a name or "
-            f"a few words that stand in the text. {_WRITE}",
+            f"a few words that stand in the text. {_WRITE}\n\n{_EXAMPLE}",
             (Origin(row["document_id"]),),
             row["text"],
         )
@@ -173,7 +177,7 @@ def _questions_to_set(context: AcquisitionContext, parameters: RZero) -> list[Pr
     for (skill,), tasks in drawn.partition_by("skill", as_dict=True, maintain_order=True).items():
         for start in range(0, tasks.height, parameters.shown):
             shown = tasks.slice(start, parameters.shown).to_dicts()
-            examples = "\n".join(f"Question: {task['prompt']}" for task in shown)
+            examples = "\n".join(f"Question: {task['prompt']}\nAnswer: {task['answer']}" for task in shown)
             text = (
                 f"Some questions:\n{examples}\n\nSet one new question of this kind, a little harder. {_WRITE}"
             )

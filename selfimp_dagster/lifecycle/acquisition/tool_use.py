@@ -248,13 +248,16 @@ def _asked_for_call(text: _Text, place: int, tool: Tool) -> tuple[Message, ...]:
 
 
 def _read(call: _Call) -> _Call:
-    """The call with its argument, or with what is wrong with what the policy said."""
+    """The call with its argument, or with what is wrong with what the policy said.
+
+    What it says beside its call is left out.
+    """
     said = str(call.draft["response"])
-    fault = text_fault(said, ended=call.draft["finish_reason"] != "length")
     match = _CALL.search(said)
-    if fault is None and (match is None or match[1].lower() != call.tool or not match[2].strip()):
-        fault = (Reason.FORM, f"no {call.tool}[...]")
-    return replace(call, argument="" if match is None else match[2].strip(), fault=fault)
+    if match is None or match[1].lower() != call.tool or not match[2].strip():
+        fault = text_fault(said, ended=call.draft["finish_reason"] != "length")
+        return replace(call, fault=fault or (Reason.FORM, f"no {call.tool}[...]"))
+    return replace(call, argument=match[2].strip(), fault=text_fault(match[2]))
 
 
 def _ran(call: _Call) -> _Call:

@@ -16,8 +16,8 @@ def _chat(
 ) -> Corpus:
     def say(chat: tuple[Message, ...], times: int) -> str:
         asked = chat[-1]["content"]
-        if "Write what the user asks next" in asked:
-            return questions[asked.count("User:") - 1]
+        if "Now ask me another question" in asked:
+            return questions[min(len(chat) // 2, len(questions)) - 1]
         return answers[sum(message["role"] == "assistant" for message in chat)]
 
     return acquire("self_chat", say, size=1, **changes)
@@ -53,6 +53,7 @@ def test_every_question_is_a_task_with_the_chat_before_it() -> None:
         ("I'm sorry, I cannot help with that.", "refusal"),
         ("And?\nAssistant: It is six.", "form"),
         ("sums 0", "known"),
+        ("Ask me another question that follows from this.", "known"),
         ("The secret sum?", "evaluation"),
     ],
 )

@@ -117,7 +117,7 @@ def test_r_zero_can_be_shown_tasks_of_a_skill() -> None:
         return "Question: sums 7\nAnswer: 3"
 
     corpus = acquire("r_zero", say, size=4, group=2, answers=2, shown=2)
-    assert seen[0].startswith("Some questions:\nQuestion: sums 0\nQuestion: sums 1\n")
+    assert seen[0].startswith("Some questions:\nQuestion: sums 0\nAnswer: 0\nQuestion: sums 1\n")
     child = corpus.tasks.filter(verifier="unverified")
     assert child["skill"].to_list() == ["sums"]
     assert child["parent_ids"][0].to_list()[1:] == ["sums-0", "sums-1"]
@@ -222,7 +222,7 @@ _INPUTS = (
 
 def _absolute_zero(proposal: str, *answers: str, kind: str = "deduction", **changes: object) -> Corpus:
     def say(chat: tuple[Message, ...], times: int) -> str:
-        return proposal if "Answer in this form" in chat[-1]["content"] else answers[times]
+        return proposal if "this form:" in chat[-1]["content"] else answers[times]
 
     return acquire("absolute_zero", say, size=1, group=1, answers=len(answers) or 2, kinds=[kind], **changes)
 
