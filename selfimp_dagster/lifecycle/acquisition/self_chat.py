@@ -30,6 +30,7 @@ from selfimp_dagster.registry import method
 _SOURCE = "self_chat"
 _FIRST = "Ask me a question."
 _ASK_ON = ("Now ask me another question, one that follows from this.", "Say nothing but the question.")
+_ASKS = re.compile(r"[?\uff1f\u061f]")
 _ROLES = re.compile(r"^\W*(?:user|assistant)\W*:", re.IGNORECASE | re.MULTILINE)
 
 
@@ -79,9 +80,9 @@ def self_chat(context: AcquisitionContext, parameters: SelfChat) -> Corpus:
     judge; out: each question as a task, whose chat is the conversation so far, with the answer as its sample
     (generation I). Questions that follow are the policy's: a chat is one act of generation, so they are one
     deeper than the task that it began with. A chat ends at the first turn that is empty, endless, in another
-    language, an injected instruction, a refusal, or nearly what was said before; that turn is rejected and
-    recorded. Baize has one model write whole transcripts; here the two roles take turns, and the user sees
-    the chat with the roles exchanged.
+    language, an injected instruction, a refusal, or nearly what was said before, or at a question without a
+    question mark; that turn is rejected and recorded. Baize has one model write whole transcripts; here the
+    two roles take turns, and the user sees the chat with the roles exchanged.
     """
     opened = context.draw(context.size, context.skill_weights).to_dicts()
     rules = replace(context.rules, languages=languages_of(task["prompt"] for task in opened))
@@ -180,7 +181,9 @@ def _question_fault(chat: _Chat, proposal: Proposal, rules: Rules, parameters: S
         return fault
     if match := _ROLES.search(proposal.prompt):
         return Reason.FORM, f"it speaks as both: {match[0].strip()}"
-    return _repeats(proposal.prompt, (*chat.questions, _FIRST, *_ASK_ON), parameters)
+    if fault := _repeats(proposal.prompt, (*chat.questions, _FIRST, *_ASK_ON), parameters):
+        return fault
+    return None if _ASKS.search(proposal.prompt) else (Reason.FORM, "it asks nothing")
 
 
 def _repeats(text: str, earlier: Sequence[str], parameters: SelfChat) -> Fault | None:
