@@ -218,6 +218,8 @@ def _read_question(one: Proposed, rules: Rules) -> Proposal:
         return _formless("r_zero", one, rules)
     question, answer = found
     proposal = replace(_proposal("r_zero", one), prompt=question, claimed=answer)
+    if words(question) == words(answer):
+        return proposal.rejected(Reason.FORM, "the question is its answer")
     return _too_long(proposal, answer) or proposal
 
 
