@@ -123,12 +123,6 @@ def absolute_zero(context: RewardContext, parameters: AbsoluteZero) -> pl.DataFr
     judged = answer_rewards(solvers.tasks, solvers.samples)
     rates = _pass_rates(solvers, judged)
 
-    def value(fate: Fate) -> tuple[float | None, Mapping[str, object]]:
-        p = rates.get(str(fate.task_id))
-        if p is None:
-            return None, {"why": "its task was not tried"}
-        return absolute_zero_value(p), {"solved": p}
-
     by_id = {task.task_id: task for task in tasks_from_frame(solvers.tasks)}
     formed = [
         id_
@@ -144,7 +138,13 @@ def absolute_zero(context: RewardContext, parameters: AbsoluteZero) -> pl.DataFr
         .alias("value"),
     )
     fates = _fates(context, proposals)
-    told = _proposers("absolute_zero", "V", fates, value, {"unusable": -0.5, "malformed": -1.0})
+    told = _proposers(
+        "absolute_zero",
+        "V",
+        fates,
+        _by_rate(rates, absolute_zero_value),
+        {"unusable": -0.5, "malformed": -1.0},
+    )
     return pl.concat([own, told])
 
 
@@ -171,15 +171,9 @@ def spice(context: RewardContext, parameters: Spice) -> pl.DataFrame:
     judged = answer_rewards(solvers.tasks, solvers.samples)
     rates = _pass_rates(solvers, judged)
 
-    def value(fate: Fate) -> tuple[float | None, Mapping[str, object]]:
-        p = rates.get(str(fate.task_id))
-        if p is None:
-            return None, {"why": "its question was not answered"}
-        return spice_value(p), {"right": p}
-
     fates = _fates(context, proposals)
     unused = {"unusable": -parameters.penalty, "malformed": -parameters.penalty}
-    told = _proposers("spice", "V", fates, value, unused)
+    told = _proposers("spice", "V", fates, _by_rate(rates, spice_value), unused)
     return pl.concat([judged.with_columns(pl.lit("spice").alias("reward")), told])
 
 
@@ -266,6 +260,16 @@ def _proposers(
             }
         )
     return frame(rows, REWARDS)
+
+
+def _by_rate(rates: Mapping[str, float], worth: Callable[[float], float]) -> Value:
+    """What a proposal is worth by the share of right responses to its task."""
+
+    def value(fate: Fate) -> tuple[float | None, Mapping[str, object]]:
+        p = rates.get(str(fate.task_id))
+        return (None, {"why": "its task was not tried"}) if p is None else (worth(p), {"right": p})
+
+    return value
 
 
 def _has_form(task: Task, response: str) -> bool:
