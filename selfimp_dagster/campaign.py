@@ -29,6 +29,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     rewards,
     selection,
 )
+from selfimp_dagster.lifecycle.acquisition.admission import Synthetic
 from selfimp_dagster.lifecycle.companions import NAMES
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
@@ -100,6 +101,11 @@ class Recipe(_Strict):
         "drawn by the weights of the skills.",
     )
     acquisition: MethodChoice
+    synthetic: Synthetic = Field(
+        default=Synthetic(),
+        description="How much of a round's tasks models may have written: how deep, beside how much that is "
+        "real.",
+    )
     rewards: tuple[MethodChoice, ...] = Field(
         default=(MethodChoice(method=ANSWER),),
         min_length=1,

@@ -18,17 +18,18 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String}))
 TASKS = pl.Schema(
     {
         "task_id": pl.String(),
-        "pool": pl.String(),  # train, anchor, fresh, guard or twin
+        "pool": pl.String(),  # train, anchor, fresh, guard or twin; acquired: made in acquisition
         "skill": pl.String(),
         "suite": pl.String(),  # where the task comes from: a suite kind and its family or file
         "difficulty": pl.Float64(),
         "prompt": pl.String(),
-        "answer": pl.String(),  # null where only a program can judge
-        "verifier": pl.String(),
-        "entry": pl.String(),  # JSON that the verifier needs beyond the answer
-        "source": pl.String(),  # generator, file, refined_outputs, or the transformation that made a twin
-        "parent_ids": pl.List(pl.String()),
-        "generation_depth": pl.Int64(),  # 0: not written by a model
+        "chat": MESSAGES,  # the turns that ask it; null: the prompt, asked in the campaign's way
+        "answer": pl.String(),  # null where only a program can judge, or nobody knows it
+        "verifier": pl.String(),  # unverified: nobody checked the answer, so no response can be verified
+        "entry": pl.String(),  # JSON that the verifier needs beyond the answer, or an unchecked one
+        "source": pl.String(),  # generator, file, an acquisition method, or what made a twin
+        "parent_ids": pl.List(pl.String()),  # the tasks, documents and samples that it was made from
+        "generation_depth": pl.Int64(),  # 0: not written by a model; else one more than its deepest parent
     }
 )
 
@@ -60,6 +61,33 @@ REWARDS = pl.Schema(
         "value": pl.Float64(),
         "confidence": pl.Float64(),
         "evidence": pl.String(),
+    }
+)
+
+PROPOSALS = pl.Schema(
+    {
+        "proposal_id": pl.String(),
+        "method": pl.String(),  # the acquisition method that made it
+        "draft_id": pl.String(),  # the sample among the drafts that it was read from; null: none
+        "prompt": pl.String(),  # what is asked; where nothing could be read, all that the model said
+        "answer": pl.String(),  # the answer that the model claims; null: none
+        "parent_ids": pl.List(pl.String()),  # what it was made from
+        "generation_depth": pl.Int64(),
+        "task_id": pl.String(),  # the task that it became; null: rejected
+        "reason": pl.String(),  # why it was rejected, one of lifecycle.acquisition.proposals.Reason
+        "detail": pl.String(),  # the numbers or words behind the reason
+    }
+)
+
+DOCUMENTS = pl.Schema(
+    {
+        "document_id": pl.String(),
+        "source": pl.String(),  # a file, or a module of Python's standard library
+        "title": pl.String(),
+        "text": pl.String(),
+        "score": pl.Float64(),  # of the quality model; null: not scored
+        "kept": pl.Boolean(),
+        "reason": pl.String(),  # why it was kept or not
     }
 )
 

@@ -14,7 +14,7 @@ from selfimp_dagster.lifecycle.rewards.answer import ANSWER
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.presentation import lineage_links, materialized, readable_failures, table
-from selfimp_dagster.records import REWARDS, SAMPLES, TASKS
+from selfimp_dagster.records import PROPOSALS, REWARDS, SAMPLES, TASKS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact
@@ -60,6 +60,22 @@ def _judges(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     return {"judges": table(pl.DataFrame(rows), limit=len(rows))}
 
 
+def _proposals(artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    """What became of the tasks that were proposed, where some were."""
+    fates: dict[str, int] = artifact.facts["proposals"]
+    if not fates:
+        return {}
+    shown = artifact.table("proposals", PROPOSALS).sort("reason", "proposal_id", nulls_last=False)
+    first = shown.group_by("reason", maintain_order=True).head(3)
+    return {
+        "proposals": dg.MetadataValue.json(fates),
+        "proposed": table(
+            first.select("method", "reason", "detail", "prompt", "answer", "generation_depth"),
+            limit=first.height,
+        ),
+    }
+
+
 def _interval(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
@@ -101,6 +117,9 @@ def generated_corpus(
             "dagster/row_count": samples.height,
             "tasks": artifact.facts["tasks"],
             "helped_samples": artifact.facts["helped_samples"],
+            "written_tasks": artifact.facts["written"],
+            "deepest_task": artifact.facts["deepest"],
+            **_proposals(artifact),
             "pass_rate": artifact.facts["pass_rate"],
             "mean_response_tokens": samples["completion_tokens"].mean(),
             **lineage_links(workbench.artifacts, "generated_corpus", key),

@@ -31,7 +31,9 @@ def every_sample_judged(
     doubled = samples.height - samples["sample_id"].n_unique()
     orphans = samples.join(tasks, on="task_id", how="anti").height
     unjudged = samples.join(rewards, on="sample_id", how="anti").height
-    broken = rewards.filter(pl.col("reward") == ANSWER, pl.col("confidence") == 0).height
+    broken = rewards.filter(
+        pl.col("reward") == ANSWER, pl.col("value") == 0, pl.col("confidence") == 0
+    ).height
     without_value = rewards.filter(pl.col("value").is_null()).height
     return dg.AssetCheckResult(
         passed=not (doubled or orphans or unjudged),

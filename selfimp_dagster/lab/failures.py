@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from selfimp_dagster.campaign import load_campaign, merged
+from selfimp_dagster.campaign import load_campaign
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lab import parts
 from selfimp_dagster.lab.grounds import Ground, healthy
@@ -21,6 +21,7 @@ from selfimp_dagster.lab.judge_server import Opinion, Preference, judge_server
 from selfimp_dagster.lifecycle.evaluation import stage as evaluation_stage
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict, judge
+from selfimp_dagster.presets import merged
 from selfimp_dagster.registry import lent
 from selfimp_dagster.tasks import verifiers
 

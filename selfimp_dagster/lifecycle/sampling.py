@@ -1,7 +1,7 @@
 """Sampling that survives being killed: what was drawn is on disk, and is never drawn twice."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,15 @@ class SampleRequest:
     messages: tuple[Message, ...]
     seed: int
     parent_sample_id: str | None = None
+
+
+def asked(task: Mapping[str, Any], messages: Callable[[str], tuple[Message, ...]]) -> tuple[Message, ...]:
+    """How the policy is asked a task: by its own turns where it has some, else as `messages` asks a prompt.
+
+    Args:
+        task: a row with the `prompt` and the `chat` of records.TASKS.
+    """
+    return tuple(task["chat"]) if task["chat"] else messages(task["prompt"])
 
 
 def unaided(samples: pl.DataFrame) -> pl.DataFrame:

@@ -309,6 +309,11 @@ def _require_line(store: ArtifactStore, policy: Policy, start: Artifact) -> None
             needed.append((policy.parent, "generated_corpus"))
         if policy.campaign.recipe.companions:
             needed.append((policy.parent, "checkpoint"))
+    for ancestor in policy.ancestors:
+        key = RoundKey.parse(ancestor)
+        corpus = "generated_corpus"
+        if store.has(key, corpus) and store.open(key, corpus, verify=False).facts.get("written"):
+            needed.append((ancestor, corpus))
     if policy.weights_round is not None:
         needed += [(policy.weights_round, asset) for asset in ("checkpoint", "refined_outputs")]
     for round_, asset in needed:

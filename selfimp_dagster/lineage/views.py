@@ -22,10 +22,12 @@ from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.lineage.inventory import Inventory, take_inventory, verified
 from selfimp_dagster.records import (
     DIMENSIONS,
+    DOCUMENTS,
     EPISODES,
     EVALUATIONS,
     JUDGE_PROBE,
     MONITORS,
+    PROPOSALS,
     REFINEMENTS,
     REWARDED,
     REWARDS,
@@ -47,6 +49,9 @@ _VIEWS = {
     ("generated_corpus", "samples"): ("samples", SAMPLES),
     ("generated_corpus", "rewards"): ("rewards", REWARDS),
     ("generated_corpus", "judge_probe"): ("judge_probe", JUDGE_PROBE),
+    ("generated_corpus", "proposals"): ("proposals", PROPOSALS),
+    ("generated_corpus", "drafts"): ("drafts", SAMPLES),
+    ("generated_corpus", "documents"): ("documents", DOCUMENTS),
     ("selected_subset", "selection"): ("selection", SELECTION),
     ("selected_subset", "subset"): ("subset", SUBSET),
     ("selected_subset", "spare"): ("spare", SPARE),

@@ -686,14 +686,14 @@ class _Round:
             tasks.select("task_id", "skill"), on="task_id", maintain_order="left"
         )
         own = judged.filter(pl.col("round") == str(self._key))
-        alone, helped = unaided(own), own.filter(pl.col("generation") == "R")
+        alone, helped = unaided(own).drop_nulls("value"), own.filter(pl.col("generation") == "R")
         return CorpusFacts(
             tasks=tasks.height,
             responses=samples.height,
             helped=helped.height,
             helped_right=helped.filter(pl.col("value") >= 1).height,
             carried=judged.height - own.height,
-            verifier_errors=rewards.filter(pl.col("confidence") == 0).height,
+            verifier_errors=rewards.drop_nulls("value").filter(pl.col("confidence") == 0).height,
             shares=tuple(self._shares(alone)),
             rewards=tuple(_rewards(alone)),
             lengths=_lengths(alone),

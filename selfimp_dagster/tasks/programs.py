@@ -21,6 +21,9 @@ DEDUCTION, ABDUCTION, INDUCTION = "deduction", "abduction", "induction"
 """Names of the verifiers: the response has to give the output, an input, or the program."""
 
 
+PROGRAM_VERIFIERS = frozenset({DEDUCTION, ABDUCTION, INDUCTION})
+
+
 class NotRunnable(Exception):
     """What a program did instead of returning the same value twice. `repeats`: it failed in the same way."""
 
@@ -62,6 +65,8 @@ def outputs_of(program: str, inputs: Sequence[Sequence[Any]]) -> list[Any]:
             raise NotRunnable(str(called.value))
         if len(canonical_json(called.value)) > MOST_CHARACTERS:
             raise NotRunnable("it returned too much")
+        if _literal(repr(called.value)) is None:
+            raise NotRunnable("it returned what cannot be written as a literal")
     again = call_function(program, FUNCTION, inputs, seed=1)
     if any(not other.returned(called.value) for called, other in zip(first, again, strict=True)):
         raise NotRunnable("it returned something else when it was run again", repeats=False)
@@ -96,6 +101,14 @@ def judge_program_task(verifier: str, entry: str, response: str) -> tuple[bool, 
     if arguments is None:
         return False, answer, "no literals"
     return _passed(call_function(given["program"], FUNCTION, [arguments]), [given["output"]], answer)
+
+
+def well_formed(verifier: str, response: str) -> bool:
+    """Whether a response holds an answer of the form that such a task asks for, right or wrong."""
+    if verifier == INDUCTION:
+        return program_in(response) is not None
+    answer = _last_answer(response)
+    return (value_in(answer) if verifier == DEDUCTION else arguments_in(answer)) is not None
 
 
 def written(arguments: Sequence[Any]) -> str:

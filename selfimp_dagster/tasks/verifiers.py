@@ -1,16 +1,26 @@
 """Judging a response: what its answer is, and whether it is right."""
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 
-from selfimp_dagster.tasks import families, scoring
+from selfimp_dagster.tasks import families, programs, scoring
 from selfimp_dagster.tasks.isolation import scoring_process
 from selfimp_dagster.tasks.suites import Task
 
 TIME_LIMIT = 5.0
 """Seconds that the judging of one response may take."""
+
+UNVERIFIED = "unverified"
+"""The verifier of a task of which nobody knows the right answer: its responses are not judged."""
+
+PROPOSING = "proposing"
+"""The verifier of a task to propose tasks: no response to it is right or wrong by itself."""
+
+EPISODE = "episode"
+"""The verifier of a turn in an environment: judged by the outcome of the episode that it belongs to."""
 
 FORMAT_CREDIT = 0.1
 """Scores up to this one are what reasoning-gym's scorers give a wrong answer for being well-formed."""
@@ -62,6 +72,8 @@ def verify(task: Task, response: str, time_limit: float = TIME_LIMIT) -> Judgeme
                 return _judge_verbatim(task, response)
             case "contains":
                 return _judge_by_containment(task, response)
+            case verifier if verifier in programs.PROGRAM_VERIFIERS:
+                return _judge_about_program(task, response)
             case unknown:
                 raise ValueError(f"there is no verifier {unknown!r}")
     except Exception as error:
@@ -117,11 +129,20 @@ def comparable_answer(task: Task, response: str) -> str | None:
     return None if extracted is None else _canonical(extracted)
 
 
+def claimed_answer(task: Task) -> str | None:
+    """What whoever wrote an unverified task says its answer is; None: nothing."""
+    if task.verifier != UNVERIFIED or task.entry is None:
+        return None
+    claimed: str | None = json.loads(task.entry).get("claimed")
+    return claimed
+
+
 def _extract(task: Task, response: str) -> str | None:
     if task.verifier == "verbatim":
         return response.strip() or None
-    several_lines = task.answer is None or "\n" in task.answer
-    return extract_answer(response, _is_number(task.answer), several_lines)
+    expected = claimed_answer(task) if task.answer is None else task.answer
+    several_lines = expected is None or "\n" in expected
+    return extract_answer(response, _is_number(expected), several_lines)
 
 
 def _judge_by_family(task: Task, extracted: str | None, time_limit: float) -> Judgement:
@@ -175,6 +196,13 @@ def _judge_by_containment(task: Task, response: str) -> Judgement:
     words = rf"(?<!\w){re.escape(_canonical(task.answer))}(?!\w)"
     found = re.search(words, _canonical(response)) is not None
     return Judgement(float(found), _extract(task, response), "contained" if found else "not contained")
+
+
+def _judge_about_program(task: Task, response: str) -> Judgement:
+    if task.entry is None:
+        raise ValueError("the task has no program")
+    right, answer, evidence = programs.judge_program_task(task.verifier, task.entry, response)
+    return Judgement(float(right), answer, evidence)
 
 
 def _is_number(text: str | None) -> bool:

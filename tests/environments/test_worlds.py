@@ -219,3 +219,32 @@ def test_the_documented_parameters_and_their_defaults_are_those_of_the_environme
     for kind in all_environments():
         fields = {name: str(field.default) for name, field in kind.parameters.model_fields.items()}
         assert documented["all"] | documented[kind.name] == fields
+
+
+def test_another_goal_is_shown_and_reached_and_a_hole_is_none() -> None:
+    world = FrozenLake(FrozenLakeParameters(goal=(1, 0)))
+    told = world.reset(3)
+    lake = re.findall(r"^[PSFHG]{4}$", told, re.MULTILINE)
+    assert "G, in row 1 and column 0, is the goal." in told
+    assert (lake[1][0], lake[3][3]) == ("G", "F")
+    assert world.step("down").done
+    assert world.outcome() == 1
+    row, column = next((r, c) for r in range(4) for c in range(4) if lake[r][c] == "H")
+    with pytest.raises(ValueError, match="is a hole"):
+        FrozenLake(FrozenLakeParameters(goal=(row, column))).reset(3)
+
+
+def test_a_taxi_can_be_sent_to_a_place() -> None:
+    world = Taxi(TaxiParameters(goal=(2, 2)))
+    told = world.reset(0)
+    assert "Drive to row 2, column 2: that is all." in told
+    for _ in range(9):
+        at = world.reached().goal
+        assert isinstance(at, tuple)
+        way = ("south" if at[0] < 2 else "north") if at[0] != 2 else "east" if at[1] < 2 else "west"
+        step = world.step(way)
+        assert step.progress == 1
+        if step.done:
+            break
+    assert world.outcome() == 1
+    assert world.reached().goal == (2, 2)

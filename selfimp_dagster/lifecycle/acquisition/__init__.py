@@ -1,10 +1,15 @@
 """Data acquisition (survey section 2): where a round's tasks and samples come from."""
 
 from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the methods
+    absolute_zero,
     debating,
     pipeline,
     policy_sampling,
     reflect_retry,
+    self_chat,
     self_correction,
     self_labelling,
+    self_play,
+    tool_use,
+    worlds,
 )

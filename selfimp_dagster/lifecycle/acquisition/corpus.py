@@ -1,15 +1,23 @@
 """What an acquisition method is given, and what it returns."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import polars as pl
 from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message, Sampling
+from selfimp_dagster.lifecycle.acquisition.proposals import Rules
+from selfimp_dagster.lifecycle.rewards.context import Judge, nobody
+from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.sampling import SampleRequest
+from selfimp_dagster.records import DOCUMENTS, PROPOSALS, SAMPLES, TASKS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TrainedIn = Literal["task", "opening", "dialogue"]
 """In which chat the samples of a method are trained on: how the task is asked, whatever else was shown when
@@ -41,10 +49,26 @@ class Sample(Protocol):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tasks (records.TASKS) and samples of them (records.SAMPLES)."""
+    """Tasks (records.TASKS) and samples of them (records.SAMPLES).
 
-    tasks: pl.DataFrame
-    samples: pl.DataFrame
+    `proposals` say what became of all that was proposed as a task (records.PROPOSALS), `drafts` are what the
+    policy said when it was asked for tasks (records.SAMPLES, never trained on), `documents` what was read
+    (records.DOCUMENTS).
+    """
+
+    tasks: pl.DataFrame = field(default_factory=TASKS.to_frame)
+    samples: pl.DataFrame = field(default_factory=SAMPLES.to_frame)
+    proposals: pl.DataFrame = field(default_factory=PROPOSALS.to_frame)
+    drafts: pl.DataFrame = field(default_factory=SAMPLES.to_frame)
+    documents: pl.DataFrame = field(default_factory=DOCUMENTS.to_frame)
+
+
+def _no_logprobs(pairs: Sequence[tuple[tuple[Message, ...], str]]) -> list[list[float]]:
+    raise ValueError("there is no policy here that scores texts")
+
+
+def _no_embeddings(texts: Sequence[str]) -> "np.ndarray":
+    raise ValueError("there is no policy here that embeds texts")
 
 
 @dataclass(frozen=True)
@@ -55,7 +79,11 @@ class AcquisitionContext:
     those that evaluation lets a skill attempt (a skill that it does not name may attempt all), `updates`
     how many promoted updates the incumbent is away from the base model; `messages` turns a prompt into the
     chat that asks it; `judge(tasks, samples)` gives the reward `answer` (records.REWARDS) of every sample;
-    `offered` are the accepted refined outputs of the round before.
+    `offered` are the accepted refined outputs of the round before. `written` are the tasks (records.TASKS)
+    that models wrote in earlier rounds of the line, `rules` what every proposed task must fulfil, `judges`
+    opens the judge of a source, `embed` gives the incumbent's embeddings of texts, (texts, hidden), and
+    `logprobs` the log-probabilities of the tokens of responses after their chats (`Engine.logprobs`);
+    `folder` is what the paths of files are relative to.
     """
 
     draw: Draw
@@ -69,6 +97,12 @@ class AcquisitionContext:
     skill_weights: Mapping[str, float]
     size: int
     seed: int
+    written: pl.DataFrame = field(default_factory=TASKS.to_frame)
+    rules: Rules = field(default_factory=Rules)
+    judges: Callable[[JudgeSource], Judge] = nobody
+    embed: Callable[[Sequence[str]], "np.ndarray"] = _no_embeddings
+    logprobs: Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[list[float]]] = _no_logprobs
+    folder: Path = Path()
 
 
 def trained_chats(

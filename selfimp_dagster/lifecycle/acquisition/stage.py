@@ -1,17 +1,24 @@
 """The stage generated_corpus: tasks, samples and rewards of a round."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.acquisition.admission import admit
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
+from selfimp_dagster.lifecycle.acquisition.proposals import Rules
 from selfimp_dagster.lifecycle.companions import Companions, parent_checkpoint
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
+from selfimp_dagster.lifecycle.evaluation.environments import evaluation_openings
+from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.evaluation.report import is_quarantined
 from selfimp_dagster.lifecycle.evaluation.signals import hardest_drawn
 from selfimp_dagster.lifecycle.judges import Judges
@@ -29,10 +36,18 @@ from selfimp_dagster.lifecycle.rewards.gold_probe import (
 from selfimp_dagster.lifecycle.rewards.judging import recorded_judgements, visible
 from selfimp_dagster.lifecycle.sampling import DurableSampler, unaided
 from selfimp_dagster.lifecycle.workbench import Workbench
-from selfimp_dagster.records import JUDGE_PROBE, REWARDS, SAMPLES, TASKS, derive_seed
+from selfimp_dagster.records import (
+    DOCUMENTS,
+    JUDGE_PROBE,
+    PROPOSALS,
+    REWARDS,
+    SAMPLES,
+    TASKS,
+    derive_seed,
+)
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
-from selfimp_dagster.tasks.pools import draw_pool, pool_seed, tasks_frame
+from selfimp_dagster.tasks.pools import draw_pool, pool_seed, prompt_key, side_of, tasks_frame
 from selfimp_dagster.tasks.suites import Task
 
 ASSET = "generated_corpus"
@@ -86,6 +101,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     )
     before = parent_checkpoint(bench.store, policy)
     companions = Companions(bench, before)
+    written, written_in = _written(bench.store, policy)
     draft = bench.store.draft(
         key,
         ASSET,
@@ -93,16 +109,19 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "incumbent_policy": start.data_version,
             **(planned[1] if planned else {}),
             **({f"{policy.parent}/checkpoint": before.data_version} if before else {}),
+            **written_in,
         },
         config={
             "acquisition": choice.model_dump(mode="json"),
             "rewards": [reward.model_dump(mode="json") for reward in campaign.recipe.rewards],
             "tasks": size,
+            "synthetic": campaign.recipe.synthetic.model_dump(mode="json"),
             **({"curriculum": curriculum.model_dump(mode="json")} if curriculum else {}),
         },
     )
     engine = bench.engines.engine(incumbent_weights(bench, policy), policy.policy_hash)
     sampler = DurableSampler(engine, policy.policy_hash, str(key), draft.folder / ".parts", bench.progress)
+    judges = Judges(bench, policy, draft.folder / ".judgements")
     context = AcquisitionContext(
         draw=_by_lessons(planned[0]) if planned else draw,
         levels=levels,
@@ -115,10 +134,18 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
         skill_weights=planned[0].skill_weights if planned else mix.weights,
         size=size,
         seed=policy.seed,
+        written=written,
+        rules=Rules(
+            reserved=_reserved(campaign, key.number, bench.campaigns),
+            most_depth=campaign.recipe.synthetic.most_depth,
+        ),
+        judges=judges.judge,
+        embed=engine.embed,
+        logprobs=engine.logprobs,
+        folder=bench.campaigns,
     )
-    corpus: Corpus = method.function(context, parameters)
+    corpus = admit(method.function(context, parameters), campaign.recipe.synthetic)
     chosen = campaign.recipe.resolved_rewards
-    judges = Judges(bench, policy, draft.folder / ".judgements")
     probed = _probe_tasks(policy, bench.campaigns)
     probe = probe_judges(chosen, probed, judges.judge, derive_seed(policy.seed, "judge probe"))
     records = judge_records(chosen, probe, judges.judge)
@@ -133,6 +160,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             barred=barred(records),
             companion=companions.find,
             messages=campaign.messages,
+            proposals=corpus.proposals,
         ),
     )
     if not corpus.samples.is_empty():
@@ -143,6 +171,9 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     draft.write_table("samples", corpus.samples, SAMPLES)
     draft.write_table("rewards", rewards, REWARDS)
     draft.write_table("judge_probe", probe, JUDGE_PROBE)
+    draft.write_table("proposals", corpus.proposals, PROPOSALS)
+    draft.write_table("drafts", corpus.drafts, SAMPLES)
+    draft.write_table("documents", corpus.documents, DOCUMENTS)
     if planned and curriculum:
         draft.write_json(STATE, {curriculum.method: planned[0].state.model_dump(mode="json")})
     return draft.commit(
@@ -150,6 +181,9 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "tasks": corpus.tasks.height,
             "samples": corpus.samples.height,
             "helped_samples": corpus.samples.height - alone.height,
+            "written": corpus.tasks.filter(pl.col("generation_depth") > 0).height,
+            "deepest": corpus.tasks["generation_depth"].max(),
+            "proposals": fates_of(corpus.proposals),
             "pass_rate": alone.join(answers, on="sample_id")["value"].mean(),
             "judges": [record.model_dump(mode="json") for record in records],
             "engine": engine.describe(),
@@ -161,6 +195,41 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             "tokens": sampler.tokens + judges.tokens + companions.tokens,
         },
     )
+
+
+def fates_of(proposals: pl.DataFrame) -> dict[str, int]:
+    """How many proposals (records.PROPOSALS) were accepted, and how many rejected for each reason."""
+    counts = Counter(reason or "accepted" for reason in proposals["reason"])
+    return dict(sorted(counts.items()))
+
+
+def _written(store: ArtifactStore, policy: Policy) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The tasks that models wrote in the ancestor rounds, each once, and the artifacts that they stand in."""
+    tables, found_in = [TASKS.to_frame()], {}
+    for ancestor in policy.ancestors:
+        key = RoundKey.parse(ancestor)
+        if store.has(key, ASSET) and store.open(key, ASSET, verify=False).facts.get("written"):
+            corpus = store.open(key, ASSET)
+            tables.append(corpus.table("tasks", TASKS).filter(pl.col("generation_depth") > 0))
+            found_in[f"{ancestor}/{ASSET}"] = corpus.data_version
+    return pl.concat(tables).unique("task_id", keep="first", maintain_order=True), found_in
+
+
+def _reserved(campaign: Campaign, number: int, base_folder: Path) -> Callable[[str], str | None]:
+    """Why evaluation may ask a prompt: it does so in this or an earlier round, or may in a later one."""
+
+    @cache
+    def asked() -> frozenset[str]:
+        items = items_until(campaign, number, base_folder)["prompt"]
+        return frozenset(map(prompt_key, (*items, *evaluation_openings(campaign))))
+
+    def reserved(prompt: str) -> str | None:
+        if prompt_key(prompt) in asked():
+            return "an evaluation item"
+        side = side_of(prompt, campaign.pools.evaluation_share)
+        return None if side == "train" else f"its text belongs to the pool {side}"
+
+    return reserved
 
 
 def _probe_tasks(policy: Policy, base_folder: Path) -> list[Task]:

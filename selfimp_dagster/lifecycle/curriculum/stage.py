@@ -44,8 +44,9 @@ def plan_lessons(
     if policy.parent is not None:
         corpus = store.open(RoundKey.parse(policy.parent), _CORPUS)
         looked_at = {f"{policy.parent}/{_CORPUS}": corpus.data_version}
-        tasks = corpus.table("tasks", TASKS)
-        samples = unaided(corpus.table("samples", SAMPLES)).filter(pl.col("round") == policy.parent)
+        tasks = corpus.table("tasks", TASKS).filter(pl.col("pool") == "train")
+        drawn = corpus.table("samples", SAMPLES).join(tasks, on="task_id", how="semi", maintain_order="left")
+        samples = unaided(drawn).filter(pl.col("round") == policy.parent)
         rewards = visible(corpus.table("rewards", REWARDS), policy.campaign.recipe.resolved_rewards)
         assert method.state is not None
         state = carried_state(corpus, STATE, method.name, method.state)

@@ -10,6 +10,7 @@ from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.environments.episodes import Episode, Reply, Turn, episode_id, play
 from selfimp_dagster.environments.protocol import Bounds, EnvironmentKind
 from selfimp_dagster.lifecycle.evaluation.fingerprint import fingerprint
+from selfimp_dagster.lifecycle.rewards.episodes import as_reply
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
 from selfimp_dagster.records import EPISODES, canonical_json, derive_seed, frame
 
@@ -30,6 +31,15 @@ def evaluation_seeds(campaign_seed: int, choice: EnvironmentChoice) -> list[int]
         derive_seed("evaluation episode", campaign_seed, choice.environment, number)
         for number in range(choice.episodes)
     ]
+
+
+def evaluation_openings(campaign: Campaign) -> Iterator[str]:
+    """What the evaluation's episodes begin with: no episode that is trained on may begin so."""
+    for choice in campaign.evaluation.environments:
+        kind, parameters = choice.resolve()
+        world = kind.make(parameters)
+        for seed in evaluation_seeds(campaign.seed, choice):
+            yield world.reset(seed)
 
 
 def arm_episodes(
@@ -95,15 +105,7 @@ def _play(
             requests = [SampleRequest(id_, messages, 0) for id_, messages in conversations]
             drawn = sampler.sample(requests, sampling, generation="SE", label=label)
             bar.advance(len(requests))
-            return [
-                Reply(
-                    text=row["response"],
-                    cut_off=row["finish_reason"] == "length",
-                    prompt_tokens=row["prompt_tokens"],
-                    completion_tokens=row["completion_tokens"],
-                )
-                for row in drawn.iter_rows(named=True)
-            ]
+            return [as_reply(row) for row in drawn.iter_rows(named=True)]
 
         episodes = play(kind, parameters, seeds, ask)
         bar.advance(sum(parameters.turns - len(episode.turns) for episode in episodes))  # not needed

@@ -188,9 +188,11 @@ def judge_summaries(corpus: Artifact) -> list[JudgeSummary]:
 def _draws(store: ArtifactStore, key: RoundKey, asset: str) -> pl.DataFrame:
     """What the weights of the round drew without help and at random, judged by the tasks' verifiers.
 
-    Offered samples of an earlier round are left out: only accepted ones are offered.
+    Offered samples of an earlier round are left out: only accepted ones are offered. So are tasks that
+    acquisition made: the other arm has none like them.
     """
     artifact = store.open(key, asset)
+    drawn = artifact.table("tasks", TASKS).filter(pl.col("pool") == "train")
     rewards = artifact.table("rewards", REWARDS).filter(pl.col("reward") == ANSWER)
     temperature = pl.col("sampling").str.json_path_match("$.temperature").cast(pl.Float64)
     return (
@@ -199,6 +201,6 @@ def _draws(store: ArtifactStore, key: RoundKey, asset: str) -> pl.DataFrame:
         .with_columns(temperature=temperature)
         .filter(pl.col("temperature") > 0)
         .join(rewards.select("sample_id", right=pl.col("value") >= 1), on="sample_id")
-        .join(artifact.table("tasks", TASKS).select("task_id", "skill"), on="task_id")
+        .join(drawn.select("task_id", "skill"), on="task_id")
         .select(list(DRAWS))
     )

@@ -48,7 +48,9 @@ def pass_rates(draws: pl.DataFrame) -> PassRates | None:
 
 
 def selected_right(kept: list[str], samples: pl.DataFrame, answers: pl.DataFrame) -> Counted | None:
-    """How many of the kept samples the tasks' verifiers accept; demonstrations, which nobody drew, left out.
+    """How many of the kept samples the tasks' verifiers accept.
+
+    Demonstrations, which nobody drew, and samples of tasks without a known answer are left out.
 
     Args:
         kept: ids of the selected samples.
@@ -56,7 +58,7 @@ def selected_right(kept: list[str], samples: pl.DataFrame, answers: pl.DataFrame
         answers: the rewards `answer` of the samples (records.REWARDS).
     """
     own = samples.filter(pl.col("sample_id").is_in(kept), pl.col("generation") != "D")
-    verdicts = answers.join(own, on="sample_id", how="semi")["value"] >= 1
+    verdicts = answers.join(own, on="sample_id", how="semi")["value"].drop_nulls() >= 1
     return Counted(right=int(verdicts.sum()), n=verdicts.len()) if verdicts.len() else None
 
 

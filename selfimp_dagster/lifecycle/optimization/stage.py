@@ -17,6 +17,7 @@ from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationCont
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.judging import judge_samples, visible
+from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.spare import SPARE
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, require_rows, selected_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -116,10 +117,10 @@ def _evidence(policy: Policy, corpus: Artifact, subset: Artifact, companions: Co
     rewards = visible(corpus.table("rewards", REWARDS), rewarding)
 
     def judge(drawn: pl.DataFrame) -> pl.DataFrame:
-        asked = tasks.join(drawn, on="task_id", how="semi")
+        answered = tasks.join(drawn, on="task_id", how="semi")
         seed = derive_seed(policy.seed, "rollout rewards")
         context = RewardContext(
-            asked,
+            answered,
             drawn,
             REWARDS.to_frame(),
             seed,
@@ -152,12 +153,12 @@ def _pool(policy: Policy, tasks: pl.DataFrame, samples: pl.DataFrame, subset: Ar
             ended=pl.col("finish_reason") == "stop",
         )
         .join(pl.concat([kept, spare]), on="sample_id")
-        .join(tasks.select("task_id", "skill", "prompt"), on="task_id")
+        .join(tasks.select("task_id", "skill", "prompt", "chat"), on="task_id")
         .with_columns(round=pl.lit(str(policy.round)))
         .sort("task_id", "sample_id")
     )
     drawn = rows["messages"].to_list()
-    plain = [policy.campaign.messages(prompt) for prompt in rows["prompt"]]
+    plain = [asked(row, policy.campaign.messages) for row in rows.iter_rows(named=True)]
     trained = trained_chats(policy.campaign.recipe.acquisition.resolve("acquisition")[1], drawn, plain)
     unhelped = [own == chat for own, chat in zip(drawn, trained, strict=True)]
     by_incumbent = (rows["policy_hash"] == policy.policy_hash).fill_null(False)

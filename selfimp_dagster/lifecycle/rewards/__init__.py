@@ -4,6 +4,7 @@ from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rew
     answer,
     companions,
     consensus,
+    episodes,
     form,
     judge,
     length_controlled,
@@ -12,6 +13,7 @@ from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rew
     pairwise_judge,
     proof,
     refined_over_first,
+    self_play,
     votes,
     weighted,
 )

@@ -10,6 +10,7 @@ from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.engines.chat import Choice, Reply
 from selfimp_dagster.lifecycle.companions import Companion
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.records import PROPOSALS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ class Judge(Protocol):
     ) -> list[Choice]: ...
 
 
-def _nobody(source: JudgeSource) -> Judge:
+def nobody(source: JudgeSource) -> Judge:
+    """Where there are no judges.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"there is no judge here, not even {source.label}")
 
 
@@ -55,14 +61,15 @@ class RewardContext:
     the judgements (records.REWARDS) of the rewards that stand before this one in the recipe. `judge` opens
     the judge of a source, `companion` the companion of a name, none where none was trained yet; `messages`
     turns a prompt into the chat that asks it. `barred` are rewards that say nothing in this round, with the
-    reason.
+    reason; `proposals` (records.PROPOSALS) say what became of the samples that propose tasks.
     """
 
     tasks: pl.DataFrame
     samples: pl.DataFrame
     rewards: pl.DataFrame
     seed: int
-    judge: Callable[[JudgeSource], Judge] = _nobody
+    judge: Callable[[JudgeSource], Judge] = nobody
     barred: Mapping[str, str] = field(default_factory=dict)
     companion: Callable[[str], Companion | None] = _untrained
     messages: Callable[[str], tuple[Message, ...]] = _plain
+    proposals: pl.DataFrame = field(default_factory=PROPOSALS.to_frame)

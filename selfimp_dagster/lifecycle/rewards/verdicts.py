@@ -26,10 +26,12 @@ SHOWN_REPLY = 160
 FORGED = "the response holds a verdict itself"
 """Why nothing is asked about a response."""
 
-_TURNS = re.compile(
+TURNS = re.compile(
     r"<[|\uff5c](?=[^|\uff5c\n]{0,40}[|\uff5c]>)|<(?=/?(?:s|bos|eos|start_of_turn|end_of_turn)>)|\[(?=/?(?:INST|SYS)\])|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
+"""The marks with which chat templates begin and end turns."""
+
 _LINE_BREAKS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _EMPHASIS = " \t*_`"  # that judges like to put around a verdict
 _WARNING = (
@@ -52,7 +54,7 @@ def quoted(text: str) -> str:
         half = QUOTED_CHARACTERS // 2
         text = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
     lines = _LINE_BREAKS.sub("\n", text).split("\n")
-    return "\n".join(f"> {_TURNS.sub(_broken, _visible(line))}".rstrip() for line in lines)
+    return "\n".join(f"> {TURNS.sub(_broken, _visible(line))}".rstrip() for line in lines)
 
 
 def question(seed: int, *parts: str) -> Question:

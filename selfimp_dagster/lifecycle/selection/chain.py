@@ -1,7 +1,7 @@
 """A selection is a chain of named steps: each judges the rows that the steps before it kept.
 
 A step is a registered function `(rows, context, parameters) -> frame`. `rows` has one row per
-sample that is still alive: the columns of SAMPLES plus `skill`, `difficulty`, `prompt` and
+sample that is still alive: the columns of SAMPLES plus `skill`, `difficulty`, `prompt`, `chat` and
 `answer` of its task. The frame that it returns has the columns of JUDGEMENTS, one row per sample
 of `rows`. A method with a `state` returns `(frame, state)`: the next round of the line gets it.
 """
@@ -19,6 +19,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
 from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
@@ -84,9 +85,9 @@ class SelectionContext:
         ]
 
     def chats(self, rows: pl.DataFrame) -> list[list[Message]]:
-        """The chat that each row is trained on in; rows have `prompt` and the `messages` they were drawn
-        with."""
-        plain = [self.messages(prompt) for prompt in rows["prompt"]]
+        """The chat that each row is trained on in; rows have `prompt` and `chat` of their tasks and the
+        `messages` they were drawn with."""
+        plain = [asked(row, self.messages) for row in rows.select("prompt", "chat").iter_rows(named=True)]
         return trained_chats(self.acquisition, rows["messages"].to_list(), plain)
 
     def reward(self, name: str) -> pl.DataFrame:
@@ -250,7 +251,7 @@ def corpus_rows(context: SelectionContext) -> pl.DataFrame:
     orphans = context.samples.join(context.tasks, on="task_id", how="anti")
     if not orphans.is_empty():
         raise _corpus_error(f"{orphans.height} samples answer tasks that the corpus does not have")
-    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "answer")
+    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "chat", "answer")
     return (
         context.samples.join(task, on="task_id")
         .with_columns(pl.col("prompt", "response").fill_null(""))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from selfimp_dagster.lifecycle.sampling import unaided
 from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionContext
 from selfimp_dagster.registry import method
+from selfimp_dagster.tasks.verifiers import PROPOSING
 
 
 class DifficultyBandParameters(BaseModel):
@@ -42,7 +43,8 @@ def difficulty_band(
 
     The score is p, over all samples of the task in the corpus that have the reward and were drawn
     without help, including those that earlier steps dropped. p(1-p) is the variance of a pass and what
-    a task can still teach (Foster & Foerster, arXiv:2502.12272); at p = 0 and p = 1 it is nothing.
+    a task can still teach (Foster & Foerster, arXiv:2502.12272); at p = 0 and p = 1 it is nothing. Proposals,
+    which do not pass or fail, stay.
 
     Raises:
         SelfimpError: no sample has that reward.
@@ -61,14 +63,18 @@ def difficulty_band(
             (pl.col("value") >= parameters.minimum).mean().alias("rate"),
         )
     )
+    proposing = context.tasks.filter(verifier=PROPOSING).select("task_id", proposes=True)
     return (
         rows.select("sample_id", "task_id")
+        .join(proposing, on="task_id", how="left", maintain_order="left")
         .join(passes, on="task_id", how="left", maintain_order="left")
         .select(
             "sample_id",
             rate.alias("score"),
-            rate.is_between(low, high).fill_null(False).alias("kept"),
-            pl.when(rate.is_null())
+            (pl.col("proposes") | rate.is_between(low, high)).fill_null(False).alias("kept"),
+            pl.when("proposes")
+            .then(pl.lit("proposes a task"))
+            .when(rate.is_null())
             .then(pl.lit(f"its task has no {parameters.reward} reward"))
             .when(rate < low)
             .then(pl.lit(f"pass rate is below {low}"))

@@ -18,7 +18,7 @@ class Target(BaseModel):
 
 
 def target_samples(context: SelectionContext, target: Target) -> pl.DataFrame:
-    """The samples with their tasks that are the target: their ids, skill, prompt, messages and response.
+    """The samples with their tasks that are the target: ids, skill, prompt, chat, messages and response.
 
     In the order of skills, tasks and samples; those that earlier steps dropped are among them. Evaluation
     items never are: what is tuned on them measures nothing.
@@ -39,9 +39,9 @@ def target_samples(context: SelectionContext, target: Target) -> pl.DataFrame:
             on="sample_id",
             how="semi",
         )
-        .join(context.tasks.select("task_id", "skill", "prompt"), on="task_id")
+        .join(context.tasks.select("task_id", "skill", "prompt", "chat"), on="task_id")
         .filter(pl.col("skill").is_in(target.skills or known.to_list()))
-        .select("sample_id", "task_id", "skill", "prompt", "messages", "response")
+        .select("sample_id", "task_id", "skill", "prompt", "chat", "messages", "response")
         .sort("skill", "task_id", "sample_id")
     )
     if right.is_empty() and not context.samples.is_empty():

@@ -163,7 +163,7 @@ def opened(judge: Judge | None) -> Judge:
 
 def rows_of(context: SelectionContext) -> pl.DataFrame:
     """The corpus as the first step of a chain gets it."""
-    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "answer")
+    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "chat", "answer")
     return context.samples.join(task, on="task_id").sort("task_id", "sample_id")
 
 

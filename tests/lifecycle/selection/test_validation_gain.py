@@ -72,7 +72,7 @@ def test_features_that_do_not_differ_say_nothing():
 
 def _run(context, **parameters):
     step = SelectionStep.of("validation_gain", **parameters)
-    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "answer")
+    task = context.tasks.select("task_id", "skill", "difficulty", "prompt", "chat", "answer")
     rows = context.samples.join(task, on="task_id").sort("task_id", "sample_id")
     return step.method.function(rows, context, step.parameters)
 
