@@ -30,6 +30,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     selection,
 )
 from selfimp_dagster.lifecycle.acquisition.admission import Synthetic
+from selfimp_dagster.lifecycle.acquisition.fit import check_acquisition
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.promotion import PromotionRule, check_guard, check_power
 from selfimp_dagster.lifecycle.evaluation.steering import Steering
@@ -128,6 +129,11 @@ class Recipe(_Strict):
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
+        try:
+            acquisition = self.acquisition.resolve("acquisition")
+            check_acquisition(*acquisition, self.judges, self.synthetic)
+        except SelfimpError as error:
+            raise ValueError(f"acquisition: {error.what}; {error.fix}") from error
         try:
             gives = {judge.name: judge.method.gives for judge in self.judges}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)

@@ -26,6 +26,10 @@ ACQUIRED = "acquired"
 """The pool of tasks that acquisition made; those that it drew are of the pool train."""
 
 
+JUDGEMENT = "judgement"
+"""What a method needs that makes tasks of which nobody knows the answer: a reward that does not ask for it."""
+
+
 class Reason(StrEnum):
     """Why a proposal is not a task of the corpus."""
 
@@ -35,6 +39,7 @@ class Reason(StrEnum):
     LANGUAGE = "language"
     INJECTION = "injection"
     REFUSAL = "refusal"
+    UNFIT = "unfit"
     KNOWN = "known"
     UNCHANGED = "unchanged"
     INCONSISTENT = "inconsistent"
@@ -52,6 +57,7 @@ MEANING: Mapping[Reason, str] = {
     Reason.LANGUAGE: "it is in another language than what it was made from",
     Reason.INJECTION: "it speaks to whoever judges or proposes: verdicts, marks of turns, orders to ignore",
     Reason.REFUSAL: "the model declines",
+    Reason.UNFIT: "it asks for what cannot be read or answered in text alone",
     Reason.KNOWN: "a task that is there already asks the same, or nearly",
     Reason.UNCHANGED: "it adds nothing to what it was made from",
     Reason.INCONSISTENT: "the model's own answers do not agree",
@@ -96,12 +102,17 @@ def acquired_task(
     answer: str | None = None,
     verifier: str = UNVERIFIED,
     claimed: str | None = None,
+    numeric: bool = False,
 ) -> dict[str, Any]:
     """A task that acquisition made, as a row of records.TASKS.
 
     `answer` is a verified one, with the verifier that compares with it. Without it the task is unverified:
-    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is.
+    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is. Where no
+    model says, `numeric` tells that it is a number, so that votes count numbers.
     """
+    unchecked: dict[str, Any] = {} if claimed is None else {"claimed": claimed}
+    if numeric and claimed is None:
+        unchecked = {"numeric": True}
     return {
         "task_id": task_id(skill, prompt, answer),
         "pool": ACQUIRED,
@@ -111,7 +122,7 @@ def acquired_task(
         "prompt": prompt,
         "answer": answer,
         "verifier": verifier,
-        "entry": None if claimed is None else canonical_json({"claimed": claimed}),
+        "entry": canonical_json(unchecked) if unchecked else None,
         "source": source,
         "parent_ids": list(parents),
         "generation_depth": depth,
@@ -123,7 +134,8 @@ class Proposal:
     """A task that is proposed. `fault` is what its method already found wrong with it.
 
     `written`: by a model; what a rule makes from real data is as deep as that. `ended`: whether the model
-    ended by itself. `claimed` is its answer as the model says, `answer` a verified one with its `verifier`.
+    ended by itself. `claimed` is its answer as the model says, `numeric` that it is a number where the model
+    does not say, `answer` a verified one with its `verifier`.
     """
 
     method: str
@@ -132,6 +144,7 @@ class Proposal:
     origins: tuple[Origin, ...] = ()
     difficulty: float = 1.0
     claimed: str | None = None
+    numeric: bool = False
     answer: str | None = None
     verifier: str = UNVERIFIED
     draft_id: str | None = None
@@ -147,6 +160,10 @@ class Proposal:
     def rejected(self, reason: Reason, detail: str = "") -> "Proposal":
         """The same, rejected by its method."""
         return replace(self, fault=(reason, detail))
+
+    def formless(self, form: str) -> "Proposal":
+        """The same, in which the form was not found: rejected for that unless worse is wrong with it."""
+        return self.rejected(*(text_fault(self.prompt, ended=self.ended) or (Reason.FORM, f"not {form}")))
 
 
 @dataclass(frozen=True)
@@ -218,6 +235,7 @@ def decide(proposals: Iterable[Proposal], rules: Rules, known: Known) -> Decided
                 answer=proposal.answer,
                 verifier=proposal.verifier,
                 claimed=proposal.claimed,
+                numeric=proposal.numeric,
             )
             tasks.append(task)
             accepted = task["task_id"]
