@@ -30,6 +30,7 @@ from selfimp_dagster.lifecycle import (  # noqa: F401  registers
     selection,
 )
 from selfimp_dagster.lifecycle.acquisition.admission import Synthetic
+from selfimp_dagster.lifecycle.acquisition.fit import check_acquisition
 from selfimp_dagster.lifecycle.companions import NAMES
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
@@ -146,6 +147,10 @@ class Recipe(_Strict):
             check_chain(self.selection_steps)
         except SelfimpError as error:
             raise ValueError(f"{error.where.removeprefix('recipe.')}: {error.what}; {error.fix}") from error
+        try:
+            check_acquisition(*self.acquisition.resolve("acquisition"), self.resolved_rewards, self.synthetic)
+        except SelfimpError as error:
+            raise ValueError(f"acquisition: {error.what}; {error.fix}") from error
         try:
             gives = {reward.name: reward.method.gives for reward in self.resolved_rewards}
             check_recipe_updates(*self.optimization.resolve("optimization"), gives)

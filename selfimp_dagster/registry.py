@@ -18,9 +18,10 @@ PLACES: dict[Stage, str] = {stage: stage for stage in STAGES} | {"reward": "rewa
 CHAINS: frozenset[Stage] = frozenset({"reward", "selection"})
 """The stages for which a recipe chooses a list of methods."""
 
-PROVIDED = frozenset({"verifier", "logprobs", "embeddings", "gradients"})
+PROVIDED = frozenset({"verifier", "logprobs", "embeddings", "gradients", "judgement"})
 """What every task suite (a verifier), every engine (logprobs, embeddings) and every policy that is
-trained (its gradients) give; a method may need more."""
+trained (its gradients) give, and what recipes are refused without (judgement: a reward that asks for no known
+answer); a method may need more."""
 
 Signal = Literal["verdict", "score", "ordering", "votes", "answers"]
 """What a reward tells, and so what an update can learn from it.

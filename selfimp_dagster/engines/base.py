@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 Message = dict[str, str]
-"""One chat turn: `{"role": ..., "content": ...}`."""
+"""One chat turn: `{"role": ..., "content": ...}`.
+
+A last turn without content is open: the model itself writes it, as whoever has that role.
+"""
 
 
 class Sampling(BaseModel):

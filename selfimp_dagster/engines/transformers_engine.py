@@ -30,6 +30,7 @@ from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer, pick_device, pick_dtype
 
 ATTENTION = "selfimp_grouped_sdpa"
+_CONTENT = "(the content of this turn)"
 _PREFILL_TOKENS = 4096  # prompt tokens of one forward pass; bounds the memory of long prompts
 
 
@@ -201,10 +202,18 @@ class TransformersEngine:
         }
 
     def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        if "content" not in messages[-1]:
+            return self._tokens(self._opening(messages))
         encoded = self._tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, return_dict=True
         )
         return tuple(encoded["input_ids"])
+
+    def _opening(self, messages: tuple[Message, ...]) -> str:
+        """The chat up to where the content of its last turn would begin."""
+        filled = [*messages[:-1], {**messages[-1], "content": _CONTENT}]
+        whole = self._tokenizer.apply_chat_template(filled, tokenize=False)
+        return str(whole).rpartition(_CONTENT)[0]
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: "_RowCache"

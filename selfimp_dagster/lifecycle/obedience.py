@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from selfimp_dagster.campaign import Campaign, MethodChoice, Recipe
+from selfimp_dagster.lifecycle.acquisition.mixture import Mixture
 from selfimp_dagster.lifecycle.evaluation.directives import (
     Directive,
     Distil,
@@ -205,7 +206,9 @@ def obey_refinement(
     recipe: Recipe, directives: Iterable[Directive], overrides: Mapping[str, Any]
 ) -> tuple[MethodChoice, list[Obeyed]]:
     """The method to refine with. `overrides` are set by hand."""
-    taken_up = _parameters("acquisition", recipe.acquisition).get("refined_outputs", False)
+    _, acquisition = recipe.acquisition.resolve("acquisition")
+    sources = [p for _, p in acquisition.methods] if isinstance(acquisition, Mixture) else [acquisition]
+    taken_up = any(getattr(source, "refined_outputs", False) for source in sources)
 
     def wanted(directive: Directive, now: Mapping[str, Any]) -> dict[str, Any] | str:
         if isinstance(directive, Distil):

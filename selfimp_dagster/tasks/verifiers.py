@@ -5,6 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from selfimp_dagster.tasks import families, programs, scoring
 from selfimp_dagster.tasks.isolation import scoring_process
@@ -131,10 +132,21 @@ def comparable_answer(task: Task, response: str) -> str | None:
 
 def claimed_answer(task: Task) -> str | None:
     """What whoever wrote an unverified task says its answer is; None: nothing."""
-    if task.verifier != UNVERIFIED or task.entry is None:
-        return None
-    claimed: str | None = json.loads(task.entry).get("claimed")
+    claimed: str | None = _unchecked(task).get("claimed")
     return claimed
+
+
+def _expects_number(task: Task) -> bool:
+    """Whether an unverified task of which nobody says the answer asks for a number."""
+    return bool(_unchecked(task).get("numeric"))
+
+
+def _unchecked(task: Task) -> dict[str, Any]:
+    """What an unverified task carries in place of an answer."""
+    if task.verifier != UNVERIFIED or task.entry is None:
+        return {}
+    unchecked: dict[str, Any] = json.loads(task.entry)
+    return unchecked
 
 
 def _extract(task: Task, response: str) -> str | None:
@@ -142,13 +154,13 @@ def _extract(task: Task, response: str) -> str | None:
         return response.strip() or None
     expected = claimed_answer(task) if task.answer is None else task.answer
     several_lines = expected is None or "\n" in expected
-    return extract_answer(response, _is_number(expected), several_lines)
+    return extract_answer(response, is_number(expected) or _expects_number(task), several_lines)
 
 
 def _judge_by_family(task: Task, extracted: str | None, time_limit: float) -> Judgement:
     if task.entry is None:
         raise ValueError("the task has no entry for its family's scorer")
-    numeric = _is_number(task.answer)
+    numeric = is_number(task.answer)
     if extracted is None:
         return Judgement(0.0, None, "no number in the response")
     family = families.decode_item(task.entry)[0]
@@ -205,7 +217,8 @@ def _judge_about_program(task: Task, response: str) -> Judgement:
     return Judgement(float(right), answer, evidence)
 
 
-def _is_number(text: str | None) -> bool:
+def is_number(text: str | None) -> bool:
+    """Whether an answer is a number and nothing else."""
     return text is not None and _NUMBER.fullmatch(text.strip().translate(_DASHES)) is not None
 
 

@@ -3,8 +3,10 @@
 from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the methods
     absolute_zero,
     debating,
+    mixture,
     pipeline,
     policy_sampling,
+    prompted_synthesis,
     reflect_retry,
     self_chat,
     self_correction,

@@ -1,13 +1,11 @@
 """How much of a corpus models may have written: how deep, and beside how much that is real."""
 
-from dataclasses import replace
-
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from selfimp_dagster.lifecycle.acquisition.corpus import Corpus
+from selfimp_dagster.lifecycle.acquisition.corpus import Corpus, without
 from selfimp_dagster.lifecycle.acquisition.reasons import Reason
-from selfimp_dagster.records import PROPOSALS, TASKS, content_id, frame
+from selfimp_dagster.records import TASKS
 from selfimp_dagster.tasks.verifiers import PROPOSING
 
 
@@ -36,23 +34,17 @@ class Synthetic(BaseModel):
 
 
 def admit(corpus: Corpus, rules: Synthetic) -> Corpus:
-    """The corpus without the tasks, and their samples, that the rules set aside.
-
-    Each of them has a row among the proposals (records.PROPOSALS) that says why: the one by which it came, or
-    one of its own.
-    """
+    """The corpus without the tasks, and their samples, that the rules set aside; its proposals say why."""
     tasks, depth = corpus.tasks, pl.col("generation_depth")
     deep = TASKS.to_frame() if rules.most_depth is None else tasks.filter(depth > rules.most_depth)
     real = tasks.filter(depth == 0, pl.col("verifier") != PROPOSING).height
     written = tasks.filter(depth > 0).join(deep, on="task_id", how="anti")
     room = most_written(real, rules.least_real, written.height)
     surplus = written.sort("generation_depth", "task_id").slice(room)
-    proposals = _with_reason(corpus.proposals, deep, Reason.DEPTH, f"at most {rules.most_depth}")
-    share = f"{rules.least_real:g} of the tasks must be real, and {real} are"
-    proposals = _with_reason(proposals, surplus, Reason.SHARE, share)
-    kept = tasks.join(pl.concat([deep, surplus]), on="task_id", how="anti", maintain_order="left")
-    samples = corpus.samples.join(kept, on="task_id", how="semi", maintain_order="left")
-    return replace(corpus, tasks=kept, samples=samples, proposals=proposals)
+    too_deep = Reason.DEPTH, f"at most {rules.most_depth}"
+    too_many = Reason.SHARE, f"{rules.least_real:g} of the tasks must be real, and {real} are"
+    faults = dict.fromkeys(deep["task_id"], too_deep) | dict.fromkeys(surplus["task_id"], too_many)
+    return without(corpus, faults)
 
 
 def most_written(real: int, least_real: float, written: int) -> int:
@@ -60,31 +52,3 @@ def most_written(real: int, least_real: float, written: int) -> int:
     if least_real == 0:
         return written
     return min(written, int(real * (1 - least_real) / least_real + 1e-9))
-
-
-def _with_reason(proposals: pl.DataFrame, tasks: pl.DataFrame, reason: Reason, detail: str) -> pl.DataFrame:
-    """The proposals, in which these tasks are rejected; those that none of them became get a row."""
-    set_aside = pl.col("task_id").is_in(tasks["task_id"].to_list())
-    unproposed = tasks.join(proposals, on="task_id", how="anti")
-    marked = proposals.with_columns(
-        pl.when(set_aside).then(pl.lit(reason.value)).otherwise("reason").alias("reason"),
-        pl.when(set_aside).then(pl.lit(detail)).otherwise("detail").alias("detail"),
-        pl.when(set_aside).then(None).otherwise("task_id").alias("task_id"),
-    )
-    rows = frame(
-        (
-            {
-                "proposal_id": content_id("proposal", task["task_id"]),
-                "method": task["source"],
-                "prompt": task["prompt"],
-                "answer": task["answer"],
-                "parent_ids": task["parent_ids"],
-                "generation_depth": task["generation_depth"],
-                "reason": reason.value,
-                "detail": detail,
-            }
-            for task in unproposed.iter_rows(named=True)
-        ),
-        PROPOSALS,
-    )
-    return pl.concat([marked, rows])

@@ -1,7 +1,7 @@
 """What an acquisition method is given, and what it returns."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -10,11 +10,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from selfimp_dagster.engines.base import Message, Sampling
-from selfimp_dagster.lifecycle.acquisition.proposals import Rules
+from selfimp_dagster.lifecycle.acquisition.proposals import Fault, Rules
 from selfimp_dagster.lifecycle.rewards.context import Judge, nobody
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.sampling import SampleRequest
-from selfimp_dagster.records import DOCUMENTS, PROPOSALS, SAMPLES, TASKS
+from selfimp_dagster.records import DOCUMENTS, PROPOSALS, SAMPLES, TASKS, content_id, derive_seed, frame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,3 +123,61 @@ def trained_chats(
             return [list(takewhile(lambda message: message["role"] != "assistant", chat)) for chat in drawn]
         case "dialogue":
             return [list(chat) for chat in drawn]
+
+
+def without(corpus: Corpus, faults: Mapping[str, Fault]) -> Corpus:
+    """The corpus without these tasks and their samples.
+
+    Each of them has a row among the proposals (records.PROPOSALS) that says why: the one by which it came, or
+    one of its own.
+    """
+    ids = list(faults)
+    kept = corpus.tasks.filter(~pl.col("task_id").is_in(ids))
+    rejected = pl.col("task_id").is_in(ids)
+    reasons = {id_: reason.value for id_, (reason, _) in faults.items()}
+    details = {id_: detail for id_, (_, detail) in faults.items()}
+    proposals = corpus.proposals.with_columns(
+        pl.when(rejected)
+        .then(pl.col("task_id").replace_strict(reasons, default=None, return_dtype=pl.String))
+        .otherwise("reason")
+        .alias("reason"),
+        pl.when(rejected)
+        .then(pl.col("task_id").replace_strict(details, default=None, return_dtype=pl.String))
+        .otherwise("detail")
+        .alias("detail"),
+        pl.when(rejected).then(None).otherwise("task_id").alias("task_id"),
+    )
+    unproposed = corpus.tasks.filter(rejected).join(corpus.proposals, on="task_id", how="anti")
+    rows = [
+        {
+            "proposal_id": content_id("proposal", task["task_id"]),
+            "method": task["source"],
+            "prompt": task["prompt"],
+            "answer": task["answer"],
+            "parent_ids": task["parent_ids"],
+            "generation_depth": task["generation_depth"],
+            "reason": reasons[task["task_id"]],
+            "detail": details[task["task_id"]],
+        }
+        for task in unproposed.iter_rows(named=True)
+    ]
+    return replace(
+        corpus,
+        tasks=kept,
+        samples=corpus.samples.filter(~rejected),
+        proposals=pl.concat([proposals, frame(rows, PROPOSALS)]),
+    )
+
+
+def answered(
+    tasks: pl.DataFrame, context: AcquisitionContext, times: int, sampling: Sampling
+) -> pl.DataFrame:
+    """So many responses of the incumbent to each task, asked plainly (records.SAMPLES, generation SE)."""
+    requests = [
+        SampleRequest(
+            task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n)
+        )
+        for task in tasks.iter_rows(named=True)
+        for n in range(times)
+    ]
+    return context.sample(requests, sampling, generation="SE", label="answering")

@@ -28,6 +28,9 @@ ACQUIRED = "acquired"
 """The pool of tasks that acquisition made; those that it drew are of the pool train."""
 
 
+JUDGEMENT = "judgement"
+"""What a method needs that makes tasks to which nobody knows the answer: a reward that does not ask it."""
+
 Fault = tuple[Reason, str]
 """What is wrong with a text, and the numbers or words behind that."""
 
@@ -63,14 +66,20 @@ def acquired_task(
     claimed: str | None = None,
     entry: Mapping[str, Any] | None = None,
     chat: Sequence[Message] | None = None,
+    numeric: bool = False,
 ) -> dict[str, Any]:
     """A task that acquisition made, as a row of records.TASKS.
 
     `answer` is a verified one, with the verifier that compares with it. Without it the task is unverified:
-    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is. Other
-    verifiers need no answer, but an `entry`. `chat` asks the task in place of the campaign's way.
+    the reward `answer` measures nothing of it, and `claimed` is what a model says the answer is; where no
+    model says, `numeric` tells that it is a number, so that votes count numbers. Other verifiers need no
+    answer, but an `entry`. `chat` asks the task in place of the campaign's way.
     """
-    told = {**(entry or {}), **({} if claimed is None else {"claimed": claimed})}
+    told = dict(entry or {})
+    if claimed is not None:
+        told["claimed"] = claimed
+    elif numeric:
+        told["numeric"] = True
     return {
         "task_id": task_id(skill, prompt, answer),
         "pool": ACQUIRED,
@@ -93,7 +102,8 @@ class Proposal:
     """A task that is proposed. `fault` is what its method already found wrong with it.
 
     `written`: by a model; what a rule makes from real data is as deep as that. `ended`: whether the model
-    ended by itself. `claimed` is its answer as the model says, `answer` a verified one with its `verifier`.
+    ended by itself. `claimed` is its answer as the model says, `numeric` that it is a number where the model
+    does not say, `answer` a verified one with its `verifier`.
     """
 
     method: str
@@ -102,6 +112,7 @@ class Proposal:
     origins: tuple[Origin, ...] = ()
     difficulty: float = 1.0
     claimed: str | None = None
+    numeric: bool = False
     answer: str | None = None
     verifier: str = UNVERIFIED
     entry: Mapping[str, Any] | None = None
@@ -119,6 +130,10 @@ class Proposal:
     def rejected(self, reason: Reason, detail: str = "") -> "Proposal":
         """The same, rejected by its method."""
         return replace(self, fault=(reason, detail))
+
+    def formless(self, form: str) -> "Proposal":
+        """The same, in which the form was not found: rejected for that unless worse is wrong with it."""
+        return self.rejected(*(text_fault(self.prompt, ended=self.ended) or (Reason.FORM, f"not {form}")))
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,7 @@ def decide(proposals: Iterable[Proposal], rules: Rules, known: Known) -> Decided
                 claimed=proposal.claimed,
                 entry=proposal.entry,
                 chat=proposal.chat,
+                numeric=proposal.numeric,
             )
             tasks.append(task)
             accepted = task["task_id"]

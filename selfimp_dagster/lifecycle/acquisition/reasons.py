@@ -13,6 +13,7 @@ class Reason(StrEnum):
     LANGUAGE = "language"
     INJECTION = "injection"
     REFUSAL = "refusal"
+    UNFIT = "unfit"
     KNOWN = "known"
     UNCHANGED = "unchanged"
     INCONSISTENT = "inconsistent"
@@ -34,6 +35,7 @@ MEANING: Mapping[Reason, str] = {
     Reason.LANGUAGE: "it is in another language than what it was made from",
     Reason.INJECTION: "it speaks to whoever judges or proposes: verdicts, marks of turns, orders to ignore",
     Reason.REFUSAL: "the model declines",
+    Reason.UNFIT: "it asks for what cannot be read or answered in text alone",
     Reason.KNOWN: "a task that is there already asks the same, or nearly",
     Reason.UNCHANGED: "it adds nothing to what it was made from",
     Reason.INCONSISTENT: "the model's own answers do not agree",

@@ -6,9 +6,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.engines.base import Sampling
-from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
-from selfimp_dagster.lifecycle.sampling import SampleRequest
-from selfimp_dagster.records import SAMPLES, canonical_json, content_id, derive_seed, frame
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, answered
+from selfimp_dagster.records import SAMPLES, canonical_json, content_id, frame
 from selfimp_dagster.registry import method
 
 
@@ -63,14 +62,7 @@ def self_labelling(context: AcquisitionContext, parameters: SelfLabelling) -> Co
         return Corpus(examples, demonstrations)
     weights = {skill: weight for skill, weight in context.skill_weights.items() if beyond[skill]}
     tasks = context.draw(labelled, {**dict.fromkeys(context.levels, 0.0), **weights}, beyond)
-    requests = [
-        SampleRequest(
-            task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n)
-        )
-        for task in tasks.iter_rows(named=True)
-        for n in range(parameters.votes)
-    ]
-    samples = context.sample(requests, parameters.sampling, generation="SE", label="labelling")
+    samples = answered(tasks, context, parameters.votes, parameters.sampling)
     return Corpus(pl.concat([examples, tasks]), pl.concat([demonstrations, samples]))
 
 

@@ -2,6 +2,7 @@
 
 from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rewards
     answer,
+    claimed_answer,
     companions,
     consensus,
     episodes,
