@@ -5,10 +5,10 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+import torch
 from events import CHECKS, check_results, data_version, materialization, observations
 from home import Home
 
-from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items, items_until
 from selfimp_dagster.lifecycle.evaluation.report import read_report
@@ -271,7 +271,9 @@ def test_a_round_loads_each_set_of_weights_once(home: Home, monkeypatch: pytest.
         load(self, folder, **options)
 
     monkeypatch.setattr(TransformersEngine, "__init__", watch)
-    home.workbench.engines._pool = EnginePool(dtype="float32")  # what evaluation uses, too
+    monkeypatch.setattr(
+        torch.cpu, "_is_amx_tile_supported", lambda: False
+    )  # samples in float32, as evaluation
     home.run(str(_FIRST))
     candidate = home.store.open(_FIRST, "checkpoint").folder / "model"
     assert sorted(loaded) == sorted([candidate, home.model])

@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.engines.base import Sampling
-from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, answered
 from selfimp_dagster.lifecycle.acquisition.dialogues import (
-    first_answers,
     going_on,
     questions,
     spoken,
@@ -49,7 +48,7 @@ def debating(context: AcquisitionContext, parameters: Debating) -> Corpus:
     """
     tasks = context.draw(context.size, context.skill_weights)
     asked = questions(tasks, context)
-    drawn = [first_answers(tasks, context, parameters.sampling, parameters.agents)]
+    drawn = [answered(tasks, context, parameters.agents, parameters.sampling)]
     for number in range(1, parameters.rounds + 1):
         debates = groupby(spoken(drawn[-1]), key=lambda row: str(row["task_id"]))
         chats = []

@@ -1,4 +1,4 @@
-"""What acquisition by dialogue has in common: first answers, and turns that go on from samples."""
+"""What acquisition by dialogue has in common: turns that go on from samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,20 +12,6 @@ from selfimp_dagster.records import SAMPLES, derive_seed, frame
 
 Row = Mapping[str, Any]
 """One sample, a row of records.SAMPLES."""
-
-
-def first_answers(
-    tasks: pl.DataFrame, context: AcquisitionContext, sampling: Sampling, times: int = 1
-) -> pl.DataFrame:
-    """So many answers of the policy to each task, asked plainly (generation SE), task by task."""
-    requests = [
-        SampleRequest(
-            task["task_id"], context.messages(task["prompt"]), derive_seed(context.seed, task["task_id"], n)
-        )
-        for task in tasks.iter_rows(named=True)
-        for n in range(times)
-    ]
-    return context.sample(requests, sampling, generation="SE", label="answering")
 
 
 def turn(

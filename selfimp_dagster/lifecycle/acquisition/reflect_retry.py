@@ -6,9 +6,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.engines.base import Sampling
-from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, TrainedIn
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, TrainedIn, answered
 from selfimp_dagster.lifecycle.acquisition.dialogues import (
-    first_answers,
     going_on,
     questions,
     spoken,
@@ -59,7 +58,7 @@ def reflect_retry(context: AcquisitionContext, parameters: ReflectRetry) -> Corp
     """
     tasks = context.draw(context.size, context.skill_weights)
     asked = questions(tasks, context)
-    firsts = first_answers(tasks, context, parameters.sampling)
+    firsts = answered(tasks, context, 1, parameters.sampling)
     failed = context.judge(tasks, firsts).filter(pl.col("value") < 1)
     reflected = turn(
         [(row, going_on(row, _REFLECT)) for row in spoken(firsts.join(failed, on="sample_id", how="semi"))],

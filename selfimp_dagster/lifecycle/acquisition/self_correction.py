@@ -5,9 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfimp_dagster.engines.base import Sampling
-from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, answered
 from selfimp_dagster.lifecycle.acquisition.dialogues import (
-    first_answers,
     going_on,
     questions,
     spoken,
@@ -63,7 +62,7 @@ def self_correction(context: AcquisitionContext, parameters: SelfCorrection) -> 
     """
     tasks = context.draw(context.size, context.skill_weights)
     asked = questions(tasks, context)
-    drawn = [first_answers(tasks, context, parameters.sampling, parameters.first_answers)]
+    drawn = [answered(tasks, context, parameters.first_answers, parameters.sampling)]
     answers = spoken(drawn[0])
     for number in range(1, parameters.turns + 1):
         if parameters.criticised:

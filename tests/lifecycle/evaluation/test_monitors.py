@@ -673,7 +673,7 @@ ITEMS = rows(
 def test_items_are_hashed_with_their_answers_and_fresh_ones_are_not() -> None:
     sound = evaluator({"seed": 0}, ITEMS, 0)
     assert sound.canaries == ()
-    assert sound == evaluator({"seed": 0}, ITEMS.reverse(), 0)
+    assert sound == evaluator({"seed": 0}, ITEMS.sort("task_id", descending=True), 0)
     altered = pl.when(pl.col("task_id") == "i9").then(pl.lit("42")).otherwise("answer")
     guard = evaluator({"seed": 0}, ITEMS.with_columns(answer=altered), 0)
     assert guard.items["anchor 0"] == sound.items["anchor 0"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from judged_corpus import make_context
 
 from selfimp_dagster.lifecycle.optimization import (
@@ -48,7 +49,8 @@ def train(tiny_model: Path, tmp_path: Path) -> Train:
 
 @pytest.fixture
 def build(train: Train, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """The trainer of a method, ready to train, instead of its update."""
+    """The trainer of a method, ready to train in float32 on any processor, instead of its update."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
     def stop(trainer: Any, *_: Any) -> None:
         raise Built(trainer)
