@@ -58,7 +58,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory, two_rounds: Home) -> Home:
 def test_the_stage_runs_with_a_policy_that_can_do_none_of_it(
     copy: Home, choice: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"acquisition": choice, "rewards": [{"method": "answer"}]}
+    rewards = [{"method": "answer"}, {"method": "majority_vote"}]
+    changes = {"acquisition": choice, "rewards": rewards, "synthetic": {"least_real": 0}}
     monkeypatch.setattr(stage, "read_policy", _with_recipe(changes))
     monkeypatch.setattr(stage, "_require_reward", lambda *given: None)  # for most of it there is no verdict
     artifact = stage.generate_corpus(copy.bench, _KEY, {"tasks": 4})

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,8 @@ class Drafting(BaseModel):
     """Parameters of every method that asks the policy for tasks and then answers them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    writes_all: ClassVar[bool] = True
 
     writing: Sampling = Field(
         default=Sampling(max_new_tokens=192, temperature=0.8), description="How the tasks are drawn."

@@ -18,23 +18,25 @@ def check_acquisition(
 ) -> None:
     """Refuses sources whose tasks no reward can judge, and ones that leave no room for real tasks.
 
+    Parameters of methods in which models write all tasks have `writes_all`.
+
     Raises:
         SelfimpError: naming the source.
     """
     sources = parameters.methods if isinstance(parameters, Mixture) else [(method, parameters)]
-    writing = sorted({source.name for source, _ in sources if JUDGEMENT in source.needs})
-    if not writing:
-        return
-    names = ", ".join(writing)
-    if not any(judges_unverified(reward) for reward in rewards):
+    unknown = sorted({source.name for source, _ in sources if JUDGEMENT in source.needs})
+    if unknown and not any(judges_unverified(reward) for reward in rewards):
         raise SelfimpError(
-            f"nobody knows the answers to the tasks of {names}, and no reward of the recipe judges without",
+            f"nobody knows the answers to the tasks of {', '.join(unknown)}, and no reward of the recipe "
+            "judges without",
             where="recipe.acquisition",
             fix="add majority_vote, claimed_answer or a judge to recipe.rewards",
         )
-    if len(writing) == len({source.name for source, _ in sources}) and synthetic.least_real > 0:
+    if all(getattr(chosen, "writes_all", False) for _, chosen in sources) and synthetic.least_real > 0:
+        names = sorted({source.name for source, _ in sources})
         raise SelfimpError(
-            f"models write all tasks of {names}, and {synthetic.least_real:g} of the tasks must be real",
+            f"models write all tasks of {', '.join(names)}, and {synthetic.least_real:g} of the tasks must "
+            "be real",
             where="recipe.acquisition",
             fix="have policy_sampling beside it in a mixture, or set recipe.synthetic.least_real to 0",
         )

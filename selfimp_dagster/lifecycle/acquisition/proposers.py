@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,8 @@ class SelfPlay(BaseModel):
     """Parameters of methods in which the policy proposes tasks and solves them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    writes_all: ClassVar[bool] = True
 
     group: int = Field(
         default=4, ge=1, description="Proposals for each prompt, which an update compares with each other."

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfimp_dagster.engines.base import Message, Sampling
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
 from selfimp_dagster.lifecycle.acquisition.proposals import (
+    JUDGEMENT,
     Fault,
     Known,
     Proposal,
@@ -72,7 +73,14 @@ class _Chat:
         return self.tasks[0]
 
 
-@method("acquisition", _SOURCE, parameters=SelfChat, section="2.4.3", paper="arXiv:2304.01196")
+@method(
+    "acquisition",
+    _SOURCE,
+    parameters=SelfChat,
+    section="2.4.3",
+    paper="arXiv:2304.01196",
+    needs=frozenset({JUDGEMENT}),
+)
 def self_chat(context: AcquisitionContext, parameters: SelfChat) -> Corpus:
     """The policy answers, then asks on in the role of the user, and so on (Baize's self-chat).
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
 from selfimp_dagster.lifecycle.acquisition.proposals import (
+    JUDGEMENT,
     Known,
     Origin,
     Proposal,
@@ -67,7 +68,14 @@ class RZero(SelfPlay):
     )
 
 
-@method("acquisition", "r_zero", parameters=RZero, section="2.4.3", paper="arXiv:2508.05004")
+@method(
+    "acquisition",
+    "r_zero",
+    parameters=RZero,
+    section="2.4.3",
+    paper="arXiv:2508.05004",
+    needs=frozenset({JUDGEMENT}),
+)
 def r_zero(context: AcquisitionContext, parameters: RZero) -> Corpus:
     """The policy sets questions and answers each several times; nobody else knows the answers (R-Zero).
 

@@ -67,7 +67,10 @@ def acquire(name: str, say: Say, size: int = 4, **changes: Any) -> Corpus:
 
     def draw(size: int, weights: Mapping[str, float], levels: Any = None) -> pl.DataFrame:
         return make_tasks({"sums": size}).with_columns(
-            pool=pl.lit("train"), verifier=pl.lit("exact"), generation_depth=pl.lit(0, pl.Int64)
+            pool=pl.lit("train"),
+            verifier=pl.lit("exact"),
+            generation_depth=pl.lit(0, pl.Int64),
+            difficulty=pl.lit(1.0),
         )
 
     context = AcquisitionContext(
