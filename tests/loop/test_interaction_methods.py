@@ -6,11 +6,13 @@ from typing import Any
 import polars as pl
 import pytest
 from home import Home
+from judges import ScriptedJudge
 
 from selfimp_dagster.campaign import EnvironmentChoice
 from selfimp_dagster.engines.base import Completion, Request, Sampling
 from selfimp_dagster.lifecycle.acquisition import stage
 from selfimp_dagster.lifecycle.evaluation.environments import evaluation_openings
+from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.optimization import stage as optimization
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.sampling import DurableSampler
@@ -56,6 +58,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory, two_rounds: Home) -> Home:
         {"method": "cot_self_instruct", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {"method": "evol_instruct", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {"method": "magpie", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
+        {"method": "curation", "documents": ["note.txt", "python:json"], "sampling": {"max_new_tokens": 4}},
+        {"method": "text_to_qa", "documents": ["note.txt"], "writing": {"max_new_tokens": 4}},
+        {"method": "rephrase", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {
             "method": "mixture",
             "sources": [
@@ -72,6 +77,7 @@ def test_the_stage_runs_with_a_policy_that_can_do_none_of_it(
     rewards = [{"method": "answer"}, {"method": "majority_vote"}]
     changes = {"acquisition": choice, "rewards": rewards, "synthetic": {"least_real": 0}}
     monkeypatch.setattr(stage, "read_policy", _with_recipe(changes))
+    monkeypatch.setattr(Judges, "judge", lambda *asked: ScriptedJudge())  # curation has to be told something
     monkeypatch.setattr(stage, "_require_reward", lambda *given: None)  # for most of it there is no verdict
     artifact = stage.generate_corpus(copy.bench, _KEY, {"tasks": 4})
     tasks, samples = artifact.table("tasks", TASKS), artifact.table("samples", SAMPLES)

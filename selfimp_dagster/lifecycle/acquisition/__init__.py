@@ -2,6 +2,7 @@
 
 from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the methods
     absolute_zero,
+    curation,
     debating,
     mixture,
     pipeline,
@@ -13,5 +14,6 @@ from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the
     self_labelling,
     self_play,
     tool_use,
+    transformation,
     worlds,
 )

@@ -1,14 +1,19 @@
 """Questions that the policy sets itself (survey 2.4.3): R-Zero and SPICE."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import polars as pl
 from pydantic import Field
 
-from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus
+from selfimp_dagster.lifecycle.acquisition.documents import (
+    Documents,
+    chosen_passages,
+    passages_of,
+    stands_in,
+)
 from selfimp_dagster.lifecycle.acquisition.proposals import (
     JUDGEMENT,
     Known,
@@ -30,7 +35,7 @@ from selfimp_dagster.lifecycle.acquisition.proposers import (
 )
 from selfimp_dagster.lifecycle.acquisition.reasons import Reason
 from selfimp_dagster.lifecycle.rouge import words
-from selfimp_dagster.records import DOCUMENTS, content_id, derive_seed, frame
+from selfimp_dagster.records import derive_seed
 from selfimp_dagster.registry import method
 
 _FORM = re.compile(r"\bQuestion:\s*(.+?)\s+Answer:\s*(.+?)\s*(?:\n|$)", re.DOTALL | re.IGNORECASE)
@@ -89,15 +94,8 @@ def r_zero(context: AcquisitionContext, parameters: RZero) -> Corpus:
     return _asked_and_answered(context, parameters, "r_zero", prompts, _read_question)
 
 
-class Spice(SelfPlay):
+class Spice(SelfPlay, Documents):
     """Parameters of `spice`."""
-
-    documents: tuple[str, ...] = Field(
-        min_length=1,
-        description="Text files, or patterns of them (`notes/*.txt`), relative to the folder of the campaign "
-        "file.",
-    )
-    passage: int = Field(default=800, ge=100, description="Characters of a text that a proposer is shown.")
 
 
 @method("acquisition", "spice", parameters=Spice, section="2.4.3", paper="arXiv:2510.24684")
@@ -113,11 +111,10 @@ def spice(context: AcquisitionContext, parameters: Spice) -> Corpus:
     Raises:
         SelfimpError: no document can be read.
     """
-    passages = passages_of(context, parameters)
-    chosen = passages.sample(
-        min(parameters.prompts(context.size), passages.height),
-        seed=derive_seed(context.seed, "passages") % 2**32,
-        shuffle=True,
+    chosen = chosen_passages(
+        passages_of(context.folder, parameters),
+        parameters.prompts(context.size),
+        derive_seed(context.seed, "passages"),
     )
     prompts = [
         Prompt(
@@ -131,49 +128,6 @@ def spice(context: AcquisitionContext, parameters: Spice) -> Corpus:
     ]
     corpus = _asked_and_answered(context, parameters, "spice", prompts, _read_grounded)
     return replace(corpus, documents=chosen)
-
-
-def passages_of(context: AcquisitionContext, parameters: Spice) -> pl.DataFrame:
-    """The passages of the documents (records.DOCUMENTS): whole paragraphs, cut off where they are longer.
-
-    Raises:
-        SelfimpError: there are none.
-    """
-    rows = []
-    for pattern in parameters.documents:
-        for path in sorted(context.folder.glob(pattern)):
-            name = path.relative_to(context.folder).as_posix()
-            text = path.read_text(encoding="utf-8", errors="replace")
-            for number, passage in enumerate(_passages(text, parameters.passage)):
-                rows.append(
-                    {
-                        "document_id": content_id("passage", name, passage),
-                        "source": name,
-                        "title": f"{name}, passage {number + 1}",
-                        "text": passage,
-                        "kept": True,
-                        "reason": "shown to a proposer",
-                    }
-                )
-    if not rows:
-        raise SelfimpError(
-            f"no text in {', '.join(parameters.documents)}",
-            where="recipe.acquisition.documents",
-            fix="name text files relative to the folder of the campaign file",
-        )
-    return frame(rows, DOCUMENTS).unique("document_id", keep="first", maintain_order=True)
-
-
-def _passages(text: str, longest: int) -> Iterator[str]:
-    """Neighbouring paragraphs together, as many as fit."""
-    held = ""
-    for paragraph in filter(None, (part.strip() for part in re.split(r"\n\s*\n", text))):
-        if held and len(held) + 2 + len(paragraph) > longest:
-            yield held
-            held = ""
-        held = f"{held}\n\n{paragraph}".strip()[:longest]
-    if held:
-        yield held
 
 
 def _questions_to_set(context: AcquisitionContext, parameters: RZero) -> list[Prompt]:
@@ -244,9 +198,9 @@ def _read_grounded(one: Proposed, rules: Rules) -> Proposal:
         return proposal.rejected(*fault)
     if match := _POINTS_BACK.search(question):
         return proposal.rejected(Reason.FORM, f"it points to a text that is not shown: {match[0]}")
-    if not _stands_in(answer, one.prompt.given):
+    if not stands_in(answer, one.prompt.given):
         return proposal.rejected(Reason.UNSUPPORTED, answer[:_LONGEST_ANSWER])
-    if _stands_in(answer, question):
+    if stands_in(answer, question):
         return proposal.rejected(Reason.FORM, "the question says its answer")
     return _too_long(proposal, answer) or proposal
 
@@ -271,8 +225,3 @@ def _too_long(proposal: Proposal, answer: str) -> Proposal | None:
     if len(answer) <= _LONGEST_ANSWER:
         return None
     return proposal.rejected(Reason.FORM, f"an answer of {len(answer)} characters")
-
-
-def _stands_in(answer: str, text: str) -> bool:
-    """Whether the words of the answer stand in the text, in their order and next to each other."""
-    return f" {' '.join(words(answer))} " in f" {' '.join(words(text))} "
