@@ -1,6 +1,7 @@
-"""Tasks about a program: what it returns, what it was given, or what it is (Zhao et al., arXiv:2505.03335).
+"""Tasks with a program: what it returns, what it was given, what it is, or what it accepts.
 
-A program defines a function `f` without chance. What it is given and what it returns is written as Python
+The first three are those of Zhao et al. (arXiv:2505.03335): a program defines a function `f` without chance.
+The last is the Code-as-Task of Zhou et al. (arXiv:2506.01716), whose function `verify` judges answers. What it is given and what it returns is written as Python
 literals that JSON can hold. Everything runs in the sandbox.
 """
 
@@ -21,7 +22,13 @@ DEDUCTION, ABDUCTION, INDUCTION = "deduction", "abduction", "induction"
 """Names of the verifiers: the response has to give the output, an input, or the program."""
 
 
-PROGRAM_VERIFIERS = frozenset({DEDUCTION, ABDUCTION, INDUCTION})
+CODE_AS_TASK = "code_as_task"
+"""Name of the verifier of tasks that come with the program that judges their answers."""
+
+CHECK = "verify"
+"""The function of such a program: it takes an answer, a text, and says whether that is right."""
+
+PROGRAM_VERIFIERS = frozenset({DEDUCTION, ABDUCTION, INDUCTION, CODE_AS_TASK})
 
 
 class NotRunnable(Exception):
@@ -73,12 +80,33 @@ def outputs_of(program: str, inputs: Sequence[Sequence[Any]]) -> list[Any]:
     return [called.value for called in first]
 
 
+def verdicts_of(program: str, answers: Sequence[str]) -> list[bool]:
+    """What the function `verify` of a program says of each answer.
+
+    Raises:
+        NotRunnable: it is too long, or failed, hung or ended itself on one of them, said something that is
+            neither true nor false, or something else when it was run again with other random numbers.
+        SelfimpError: the sandbox could not be started.
+    """
+    if len(program) > MOST_CHARACTERS:
+        raise NotRunnable(f"longer than {MOST_CHARACTERS} characters")
+    first, again = (call_function(program, CHECK, [[text] for text in answers], seed=seed) for seed in (0, 1))
+    for called in first:
+        if called.kind != "value":
+            raise NotRunnable(str(called.value))
+        if not isinstance(called.value, bool):
+            raise NotRunnable(f"{CHECK} returned {called.value!r:.40}, which is no verdict")
+    if any(not other.returned(called.value) for called, other in zip(first, again, strict=True)):
+        raise NotRunnable("it said something else when it was run again", repeats=False)
+    return [called.value for called in first]
+
+
 def judge_program_task(verifier: str, entry: str, response: str) -> tuple[bool, str | None, str]:
     """Whether a response is right, the answer in it, and why.
 
     Args:
         entry: JSON of the task: `program`, `arguments` and `output`; for an induction `tests`, pairs of
-            arguments and output that the response was not shown.
+            arguments and output that the response was not shown; for a Code-as-Task `program` alone.
 
     Raises:
         SelfimpError: the sandbox could not be started.
@@ -91,6 +119,8 @@ def judge_program_task(verifier: str, entry: str, response: str) -> tuple[bool, 
         called = call_function(source, FUNCTION, [arguments for arguments, _ in given["tests"]])
         return _passed(called, [output for _, output in given["tests"]], source)
     answer = _last_answer(response)
+    if verifier == CODE_AS_TASK:
+        return _passed(call_function(given["program"], CHECK, [[answer]]), [True], answer)
     if verifier == DEDUCTION:
         said = value_in(answer)
         if said is None:
@@ -108,6 +138,8 @@ def well_formed(verifier: str, response: str) -> bool:
     if verifier == INDUCTION:
         return program_in(response) is not None
     answer = _last_answer(response)
+    if verifier == CODE_AS_TASK:
+        return bool(answer)
     return (value_in(answer) if verifier == DEDUCTION else arguments_in(answer)) is not None
 
 

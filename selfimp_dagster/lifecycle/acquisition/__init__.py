@@ -9,6 +9,7 @@ from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the
     policy_sampling,
     prompted_synthesis,
     reflect_retry,
+    self_challenging,
     self_chat,
     self_correction,
     self_labelling,
