@@ -1,8 +1,9 @@
 """Tasks with a program: what it returns, what it was given, what it is, or what it accepts.
 
 The first three are those of Zhao et al. (arXiv:2505.03335): a program defines a function `f` without chance.
-The last is the Code-as-Task of Zhou et al. (arXiv:2506.01716), whose function `verify` judges answers. What it is given and what it returns is written as Python
-literals that JSON can hold. Everything runs in the sandbox.
+The last is the Code-as-Task of Zhou et al. (arXiv:2506.01716), whose function `verify` judges answers. What a
+program is given and what it returns is written as Python literals that JSON can hold. Everything runs in the
+sandbox.
 """
 
 import ast

@@ -15,6 +15,7 @@ from selfimp_dagster.lifecycle.rouge import words
 from selfimp_dagster.records import DOCUMENTS, content_id, frame
 
 _MODULE = "python:"
+_NAMED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Documents(BaseModel):
@@ -94,8 +95,7 @@ def _docstrings_in(
     if text := ast.get_docstring(node):
         yield module, name, text
     for inner in node.body:
-        named = isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if named and not inner.name.startswith("_"):
+        if isinstance(inner, _NAMED) and not inner.name.startswith("_"):
             yield from _docstrings_in(inner, f"{name}.{inner.name}", module)
 
 

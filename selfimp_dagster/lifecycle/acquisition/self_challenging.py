@@ -20,13 +20,13 @@ from selfimp_dagster.tools.python import executed
 SELF_CHALLENGING = "self_challenging"
 
 _EXPLORE = (
-    "You have a Python interpreter with the standard library. Try something out that a task for somebody else "
-    "could be made of: what a function does, what a computation comes to. Write one short program that prints "
-    "what you want to see, in one ```python block."
+    "You have a Python interpreter with the standard library. Try something out that a task for somebody "
+    "else could be made of: what a function does, what a computation comes to. Write one short program that "
+    "prints what you want to see, in one ```python block."
 )
 _CHALLENGE = (
-    "The interpreter says:\n{said}\n\nNow set a task for somebody who has not seen this. Answer in this form:\n"
-    "```instruction\nwhat to do; the answer is one line of text\n```\n"
+    "The interpreter says:\n{said}\n\nNow set a task for somebody who has not seen this. Answer in this "
+    "form:\n```instruction\nwhat to do; the answer is one line of text\n```\n"
     f"```python\ndef {CHECK}(answer):\n    # True if this answer, a text, solves the task, else False\n```\n"
     "```solution\nan answer that solves it\n```\n{failures}"
 )

@@ -57,9 +57,9 @@ def test_an_exploration_that_fails_is_told_so() -> None:
         (
             _task(failures=("listen", "tinsels")),
             "form",
-            "not an instruction, verify, a solution and 3 failures",
+            "verify, a solution and 3 failures",
         ),
-        (_task(failures=("listen",) * 3), "form", "not an instruction, verify, a solution and 3 failures"),
+        (_task(failures=("listen",) * 3), "form", "verify, a solution and 3 failures"),
         (_task(instruction="Say silent."), "form", "the instruction says the solution"),
         (_task(solution="silent\nor enlist"), "form", "an answer of several lines"),
         (_task(solution="tinsels", failures=("a", "b", "c")), "inconsistent", "it refuses the solution"),
@@ -68,7 +68,7 @@ def test_an_exploration_that_fails_is_told_so() -> None:
         (_task(check="def verify(answer):\n    return 1 / 0"), "execution", "ZeroDivisionError"),
         (_task(check="def check(answer):\n    return True"), "execution", "there is no function verify"),
         (
-            _task(check="import random\ndef verify(answer):\n    return random.random() < 0.85"),
+            _task(check="import random\ndef verify(answer):\n    return random.random() > 0.5"),
             "chance",
             "something else",
         ),
