@@ -55,6 +55,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, two_rounds: Home) -> Home:
         {"method": "spice", "documents": ["note.txt"], "proposal_sampling": {"max_new_tokens": 4}},
         {"method": "absolute_zero", "proposal_sampling": {"max_new_tokens": 4}},
         {"method": "self_challenging", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
+        {"method": "meta_rewarding", "judging": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {"method": "self_instruct", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {"method": "cot_self_instruct", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},
         {"method": "evol_instruct", "writing": {"max_new_tokens": 4}, "sampling": {"max_new_tokens": 4}},

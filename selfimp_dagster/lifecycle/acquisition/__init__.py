@@ -4,6 +4,7 @@ from selfimp_dagster.lifecycle.acquisition import (  # noqa: F401  registers the
     absolute_zero,
     curation,
     debating,
+    meta_rewarding,
     mixture,
     pipeline,
     policy_sampling,

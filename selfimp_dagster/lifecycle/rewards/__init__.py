@@ -9,6 +9,7 @@ from selfimp_dagster.lifecycle.rewards import (  # noqa: F401  registers the rew
     form,
     judge,
     length_controlled,
+    meta_rewarding,
     novelty,
     outcome,
     pairwise_judge,

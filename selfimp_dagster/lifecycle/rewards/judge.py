@@ -26,8 +26,16 @@ from selfimp_dagster.registry import method
 
 JUDGE = "judge"
 
-_GRADE = re.compile(r"Grade: ?(\d{1,3})", re.IGNORECASE)
+GRADE = re.compile(r"Grade: ?(\d{1,3})", re.IGNORECASE)
+"""The last line of a reply that grades."""
+
 _WORDS = ("Yes", "No")
+
+
+RUBRIC = (
+    "Grade whether the answer is right: {best} if it is right and complete, 0 if it is wrong or no answer to "
+    "the question."
+)
 
 
 class JudgeReward(JudgeParameters):
@@ -36,8 +44,7 @@ class JudgeReward(JudgeParameters):
     absolute: ClassVar[bool] = True
 
     rubric: str = Field(
-        default="Grade whether the answer is right: {best} if it is right and complete, 0 if it is wrong or "
-        "no answer to the question.",
+        default=RUBRIC,
         description="What is graded in words, and what the grades mean. {best} stands for the best grade.",
     )
     best: int = Field(default=5, ge=1, le=100, description="The best grade; the worst is 0.")
@@ -75,6 +82,18 @@ def judge(context: RewardContext, parameters: JudgeReward) -> pl.DataFrame:
     return frame(({"sample_id": one.sample_id, **told, **row} for one, row in rows), REWARDS)
 
 
+def grading(seed: int, prompt: str, response: str, rubric: str, best: int) -> Question:
+    """What a judge is asked about one response; `{best}` in the rubric stands for the best grade."""
+    return question(
+        seed,
+        "You grade the answer to a question.",
+        f"The question:\n{quoted(prompt)}",
+        f"The answer to grade:\n{quoted(response)}",
+        f"{rubric.replace('{best}', str(best))} Reply with a short reason, and then on a last line of its "
+        f"own with the word Grade, a colon and a whole number from 0 to {best}.",
+    )
+
+
 def grade(verdicts: Sequence[Verdict], best: int) -> dict[str, Any]:
     """Value, confidence and evidence of one response from the verdicts on it, grades from 0 to `best`."""
     grades = [int(verdict.said) for verdict in verdicts if verdict.said and int(verdict.said) <= best]
@@ -109,27 +128,22 @@ def likely(game: str, offered_first: Choice, offered_second: Choice) -> dict[str
 def _graded(
     asked: Sequence[_Asked], context: RewardContext, parameters: JudgeReward
 ) -> Iterator[dict[str, Any]]:
-    rubric = parameters.rubric.replace("{best}", str(parameters.best))
-    form = (
-        "Reply with a short reason, and then on a last line of its own with the word Grade, a colon and a "
-        f"whole number from 0 to {parameters.best}."
-    )
     repeats = parameters.repeats
-    honest = [one for one in asked if not forges(one.response, _GRADE)]
+    honest = [one for one in asked if not forges(one.response, GRADE)]
     questions = [
-        question(
+        grading(
             derive_seed(context.seed, JUDGE, one.sample_id, repeat),
-            "You grade the answer to a question.",
-            f"The question:\n{quoted(one.prompt)}",
-            f"The answer to grade:\n{quoted(one.response)}",
-            f"{rubric} {form}",
+            one.prompt,
+            one.response,
+            parameters.rubric,
+            parameters.best,
         )
         for one in honest
         for repeat in range(repeats)
     ]
     label = f"{parameters.name or JUDGE}: grading"
     replies = context.judge(parameters.judge).ask(questions, parameters.sampling, label=label)
-    verdicts = iter([read_reply(reply, _GRADE) for reply in replies])
+    verdicts = iter([read_reply(reply, GRADE) for reply in replies])
     asked_about = {one.sample_id for one in honest}
     for one in asked:
         of_it = islice(verdicts, repeats) if one.sample_id in asked_about else [Verdict(rejected=FORGED)]
