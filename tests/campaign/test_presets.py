@@ -18,6 +18,7 @@ _REWARD_KINDS = {
     "outcome": "V",
     "consensus": "H",
     "judge": "M",
+    "meta_rewarding": "M",
     "pairwise_judge": "M",
     "majority_vote": "H",
     "refined_over_first": "H",
