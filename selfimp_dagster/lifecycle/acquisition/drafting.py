@@ -94,6 +94,11 @@ def draft(
     return context.sample(requests, sampling, generation="I", label=f"{method}: writing").to_dicts()
 
 
+def asking(*parts: str) -> tuple[Message, ...]:
+    """A chat of one message with these paragraphs."""
+    return ({"role": "user", "content": "\n\n".join(parts)},)
+
+
 def drafts_frame(*replies: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Replies as the drafts of a corpus."""
     rows = {row["sample_id"]: row for some in replies for row in some}
