@@ -1,12 +1,14 @@
 """Published methods by name: every preset is a recipe that can run, and a campaign may change it."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from home import tiny_campaign
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
 from pydantic import ValidationError
 
 from selfimp_dagster.campaign import Campaign, Recipe, campaign_schema, check_judges, parse_campaign
@@ -28,6 +30,15 @@ _REWARD_KINDS = {
 }
 
 
+@cache
+def schema() -> Validator:
+    """The schema of campaign files, checked once."""
+    found = campaign_schema()
+    kind = validator_for(found)
+    kind.check_schema(found)
+    return kind(found)
+
+
 def with_recipe(**recipe: Any) -> dict[str, Any]:
     return {**tiny_campaign(Path("/nowhere")), "recipe": recipe}
 
@@ -38,7 +49,7 @@ def test_every_preset_is_a_recipe_that_a_campaign_can_name(name: str) -> None:
     campaign = parse_campaign(data, where="tiny")
     check_judges(campaign, where="tiny")
     assert campaign.recipe == Recipe.model_validate(find_preset(name).example)
-    jsonschema.validate(data, campaign_schema())
+    schema().validate(data)
 
 
 @pytest.mark.parametrize("name", all_presets())
@@ -140,7 +151,7 @@ def test_a_preset_that_is_not_there_is_refused_with_those_that_are() -> None:
     ],
 )
 def test_the_schema_knows_presets(recipe: dict[str, Any], valid: bool) -> None:
-    errors = list(jsonschema.Draft202012Validator(campaign_schema()).iter_errors(with_recipe(**recipe)))
+    errors = list(schema().iter_errors(with_recipe(**recipe)))
     assert not errors if valid else errors
 
 
