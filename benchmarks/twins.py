@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
+from selfimp_dagster.lifecycle.evaluation.monitors.rule import TESTED, MonitorRule
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
     independent_difference_interval,
@@ -45,7 +45,7 @@ FAMILIES = {
     "gcd": ReasoningGymSource(family="gcd"),
 }
 FAMILY_ITEMS = 500
-ALPHA, ANCHOR, FRESH = MonitorRule().level_of_monitor(), 200, 100
+ALPHA, ANCHOR, FRESH = MonitorRule().level_of_monitor(TESTED - 1), 200, 100
 CAMPAIGNS = 2000
 
 Scores = npt.NDArray[np.float64]

@@ -8,6 +8,7 @@ import polars as pl
 from selfimp_dagster.lifecycle.evaluation.dimensions import DRAWS, Embedded, Evidence, responses_to_embed
 from selfimp_dagster.lifecycle.evaluation.monitors.all import MonitorEvidence
 from selfimp_dagster.lifecycle.evaluation.monitors.rewards import JudgeTables
+from selfimp_dagster.lifecycle.evaluation.monitors.sharing import sharing
 from selfimp_dagster.lifecycle.evaluation.monitors.tampering import Evaluator, evaluator, rejudged
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
@@ -163,6 +164,7 @@ def gather_monitor_evidence(
         hackable=[reward.name for reward in hackable(judged_by)],
         verifiers=[r.name for r in judged_by if r.method.name != ANSWER and kinds.get(r.name) == "V"],
         guarded=bool(campaign.guard),
+        sharing=sharing(campaign),
         skill_weights=campaign.skill_weights,
     )
 

@@ -46,6 +46,37 @@ class Estimate(NamedTuple):
     n: int
 
 
+class Marked(NamedTuple):
+    """So many items of two groups, and how many of each are marked."""
+
+    first: int
+    second: int
+    first_marked: int
+    second_marked: int
+
+
+def surplus_p_value(strata: Sequence[Marked]) -> float:
+    """One-sided p-value of "of the first group more are marked", from items of several strata.
+
+    Under the null hypothesis the marked items of a stratum fall on its items by lot, so that those of the
+    first group are hypergeometric, and their sum over strata is the convolution: Fisher's exact test,
+    stratified. Agresti 1992, section 4, doi:10.1214/ss/1177011454. Without strata 1.
+
+    Raises:
+        ValueError: more are marked than there are.
+    """
+    from scipy.stats import hypergeom
+
+    chances, seen = np.ones(1), 0
+    for first, second, first_marked, second_marked in strata:
+        if not 0 <= first_marked <= first or not 0 <= second_marked <= second:
+            raise ValueError(f"{first_marked} of {first} and {second_marked} of {second} items are marked")
+        marked = first_marked + second_marked
+        chances = np.convolve(chances, hypergeom.pmf(np.arange(marked + 1), first + second, marked, first))
+        seen += first_marked
+    return min(1.0, float(chances[seen:].sum()))
+
+
 def mcnemar_exact(wins: int, losses: int) -> float:
     """One-sided p-value of "the candidate is better", from the items on which the arms disagree.
 

@@ -35,7 +35,8 @@ class MonitorEvidence:
     `selection` and `training` (TASKS, SELECTION, TRAINING), `items` (TASKS), what the verifier did on the
     `probe`, the `evaluator` now and in the round before, and stored verdicts that were given again. Of the
     campaign: whether the recipe sees the truth (`verified`), which of its rewards can be hacked and which
-    verify besides the tasks' verifiers, whether it has guard skills, and its mix.
+    verify besides the tasks' verifiers, whether it has guard skills, which monitors share the round's error
+    (see `sharing`), and its mix.
     """
 
     round: str
@@ -58,6 +59,7 @@ class MonitorEvidence:
     hackable: Sequence[str]
     verifiers: Sequence[str]
     guarded: bool
+    sharing: Sequence[str]
     skill_weights: Mapping[str, float]
 
 
@@ -71,7 +73,7 @@ def all_readings(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | Non
         rule: the campaign's section `monitors`.
         rounds: the rounds of the campaign's plan; None: an open-ended campaign.
     """
-    level = rule.level_of_round(rounds, evidence.number)
+    level = rule.level_of_round(rounds, evidence.number, len(evidence.sharing))
     corpus = evidence.judges[evidence.round]
     answers = corpus.rewards.filter(pl.col("reward") == ANSWER)
     labelled = (
@@ -81,8 +83,15 @@ def all_readings(evidence: MonitorEvidence, rule: MonitorRule, rounds: int | Non
     )
     last = evidence.evaluations[evidence.round]
     return (
-        collapse(evidence.watched, rule, level),
-        real_data(evidence.training, corpus.samples, evidence.round, evidence.verified, rule.real_data_floor),
+        collapse(evidence.watched, evidence.evaluations, rule, level),
+        real_data(
+            evidence.training,
+            corpus.samples,
+            evidence.round,
+            len(evidence.evaluations) > 1,
+            evidence.verified,
+            rule.real_data_floor,
+        ),
         wrong_consensus(evidence.watched, labelled, rule, level),
         reward_hacking(evidence.rewarded, evidence.hackable, rule, level),
         verifier_errors(evidence.probe, rule, level),

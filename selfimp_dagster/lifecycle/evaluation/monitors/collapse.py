@@ -1,13 +1,14 @@
-"""Collapse: a policy that says ever less, and what it was trained on."""
+"""Collapse: a policy that says ever less or loses what it could do, and what it was trained on."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import polars as pl
 
 from selfimp_dagster.lifecycle.evaluation.monitors.against import incumbents, pairs_with
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, inapplicable, unmeasured
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
-from selfimp_dagster.lifecycle.evaluation.statistics import ratio_interval
+from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, ratio_interval
 from selfimp_dagster.lifecycle.selection.text import normalised
 
 _MEASURES = {
@@ -18,61 +19,138 @@ _MEASURES = {
 _LEAST_SOLVED = 5  # items that a reference must have solved at all before its pass@k says anything
 
 
-def collapse(watched: Mapping[str, pl.DataFrame], rule: MonitorRule, level: float) -> Reading:
-    """Whether the candidate's answers to watched items lost their variety and are no more often right.
+class _Change(NamedTuple):
+    """What became of a measure; an alarm if `high` lies below the threshold and it is not `excused`."""
 
-    Data autophagy shows as less variety with every generation (Shumailov et al. 2024,
-    doi:10.1038/s41586-024-07566-y; Alemohammad et al. 2023, arXiv:2307.01850). Of each measure it is the
-    ratio to an incumbent, over the same items, by linearisation (Cochran 1977, section 6.4), with one item
-    more that did not change. An alarm sounds if the interval of one ratio lies below 1 - `collapse_fall`
-    while the accuracy of single draws is not above that incumbent's: a policy that grows sure because it
-    grows right also varies less. The level is divided by the measures and incumbents.
+    excused: bool
+    sentence: str
+    value: float
+    low: float
+    high: float
+    threshold: float
+    n: int
+
+
+def collapse(
+    watched: Mapping[str, pl.DataFrame],
+    evaluations: Mapping[str, pl.DataFrame],
+    rule: MonitorRule,
+    level: float,
+) -> Reading:
+    """Whether the candidate varies less without being more often right, or lost what earlier policies could.
+
+    A policy that is fed on its own words loses variety and accuracy with every generation (Shumailov et al.
+    2024, doi:10.1038/s41586-024-07566-y; Alemohammad et al. 2023, arXiv:2307.01850).
+
+    Variety: of each measure it is the ratio to an incumbent, over the same watched items, by linearisation
+    (Cochran 1977, section 6.4), with one item more that did not change. An alarm sounds if the interval of
+    one ratio lies below 1 - `collapse_fall` while the accuracy of single draws is not above that incumbent's:
+    a policy that grows sure because it grows right also varies less.
+
+    Accuracy: an alarm sounds if the interval of the difference (Bonett and Price), over the anchor items that
+    both answered, lies below 0 against an incumbent before the one in force. That one candidate is worse than
+    the policy in force is for the gate to see; what several generations lost, each a little, it cannot see.
+
+    The level is divided by all of these.
 
     Args:
         watched: records.WATCHED of each round of the line, in order, this one's last.
+        evaluations: records.EVALUATIONS likewise.
         level: of this monitor in this round.
     """
-    now = _candidate(watched)
-    pairs = pairs_with(now, incumbents(watched), _variety)
-    compared = []
-    for round_, rows in pairs.items():
-        for measure in _MEASURES:
-            before, after = rows[f"{measure}_before"].to_list(), rows[measure].to_list()
-            if measure == "solved" and sum(before) < _LEAST_SOLVED:
-                continue
-            mean = sum(before) / len(before)
-            if mean > 0:
-                compared.append((round_, measure, rows, [*before, mean], [*after, mean]))
-    if not compared:
+    varied = [
+        (round_, measure, rows)
+        for round_, rows in pairs_with(_candidate(watched), incumbents(watched), _variety).items()
+        for measure in _MEASURES
+        if _has_variety(rows, measure)
+    ]
+    if not varied:
         return unmeasured("collapse", "too few watched items were answered several times by both")
-    confidence = 1 - 2 * level / len(compared)
-    results = []
-    for round_, measure, rows, before, after in compared:
-        low, high = ratio_interval(after, before, confidence)
-        rises = float((rows["right"] - rows["right_before"]).to_numpy().mean())
-        results.append((rises <= 0, high, sum(after) / sum(before), low, round_, measure, rows, rises))
-    # The worst of those that would be an alarm, else the worst of all.
-    _, high, ratio, low, round_, measure, rows, rises = min(results, key=lambda r: (not r[0], r[1]))
-    threshold = 1 - rule.collapse_fall
-    sounds = high < threshold and rises <= 0
+    anchor = {round_: rows.filter(pl.col("suite") == "anchor") for round_, rows in evaluations.items()}
+    in_force = set(_arm(anchor, "incumbent")["policy_hash"])
+    before = {
+        round_: rows
+        for round_, rows in incumbents(anchor).items()
+        if not in_force.intersection(rows["policy_hash"])
+    }
+    answered = pairs_with(_candidate(anchor), before, _scores)
+    confidence = 1 - 2 * level / (len(varied) + len(answered))
+    changes = [
+        *(_ratio(round_, measure, rows, rule, confidence) for round_, measure, rows in varied),
+        *(_difference(round_, rows, confidence) for round_, rows in answered.items()),
+    ]
+    # The one farthest beyond its threshold, or nearest to it, among those that nothing excuses.
+    worst = min(changes, key=lambda change: (change.excused, change.high - change.threshold))
     return Reading(
         monitor="collapse",
-        state="alarm" if sounds else "quiet",
+        state="alarm" if worst.high < worst.threshold and not worst.excused else "quiet",
         follows="reject",
-        sentence=f"The {_MEASURES[measure]} on {rows.height} watched items is {ratio:.2f} times that of the "
-        f"incumbent of {round_} (interval {max(0.0, low):.2f} to {high:.2f}), the accuracy of single draws "
-        f"{rises:+.2f}" + (": the candidate says less and is no more often right." if sounds else "."),
-        value=ratio,
-        low=max(0.0, low),
-        high=high,
-        threshold=threshold,
+        sentence=worst.sentence,
+        value=worst.value,
+        low=worst.low,
+        high=worst.high,
+        threshold=worst.threshold,
         level=level,
-        n=rows.height,
+        n=worst.n,
     )
 
 
-def _candidate(watched: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    return list(watched.values())[-1].filter(pl.col("arm") == "candidate")
+def _has_variety(rows: pl.DataFrame, measure: str) -> bool:
+    """Whether the reference had any of it to lose."""
+    before = rows[f"{measure}_before"].to_numpy().sum()
+    return bool(before >= _LEAST_SOLVED if measure == "solved" else before > 0)
+
+
+def _ratio(round_: str, measure: str, rows: pl.DataFrame, rule: MonitorRule, confidence: float) -> _Change:
+    before, after = rows[f"{measure}_before"].to_list(), rows[measure].to_list()
+    mean = sum(before) / len(before)
+    before, after = [*before, mean], [*after, mean]
+    low, high = ratio_interval(after, before, confidence)
+    ratio, low = sum(after) / sum(before), max(0.0, low)
+    rises = float((rows["right"] - rows["right_before"]).to_numpy().mean())
+    threshold = 1 - rule.collapse_fall
+    sounds = high < threshold and rises <= 0
+    return _Change(
+        rises > 0,
+        f"The {_MEASURES[measure]} on {rows.height} watched items is {ratio:.2f} times that of the incumbent "
+        f"of {round_} (interval {low:.2f} to {high:.2f}), the accuracy of single draws {rises:+.2f}"
+        + (": the candidate says less and is no more often right." if sounds else "."),
+        ratio,
+        low,
+        high,
+        threshold,
+        rows.height,
+    )
+
+
+def _difference(round_: str, rows: pl.DataFrame, confidence: float) -> _Change:
+    changes = (rows["score"] - rows["score_before"]).to_numpy()
+    low, high = paired_difference_interval(changes, confidence)
+    now, then = (float(rows[name].to_numpy().mean()) for name in ("score", "score_before"))
+    return _Change(
+        False,
+        f"The candidate scores {now:.2f} on {rows.height} anchor items, the incumbent of {round_} "
+        f"{then:.2f} (difference {now - then:+.2f}, interval {low:+.2f} to {high:+.2f})"
+        + (": generations since then lost what it could do." if high < 0 else "."),
+        now - then,
+        low,
+        high,
+        0.0,
+        rows.height,
+    )
+
+
+def _candidate(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    return _arm(tables, "candidate")
+
+
+def _arm(tables: Mapping[str, pl.DataFrame], arm: str) -> pl.DataFrame:
+    """The rows of this round's arm."""
+    return list(tables.values())[-1].filter(pl.col("arm") == arm)
+
+
+def _scores(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select("item_id", "fingerprint", "score")
 
 
 def _variety(draws: pl.DataFrame) -> pl.DataFrame:
@@ -90,7 +168,12 @@ def _variety(draws: pl.DataFrame) -> pl.DataFrame:
 
 
 def real_data(
-    training: pl.DataFrame, samples: pl.DataFrame, round_: str, verified: bool, floor: float
+    training: pl.DataFrame,
+    samples: pl.DataFrame,
+    round_: str,
+    later: bool,
+    verified: bool,
+    floor: float,
 ) -> Reading:
     """Whether the candidate was trained on anything but the policy's own unverified words of this round.
 
@@ -101,6 +184,7 @@ def real_data(
         training: records.TRAINING of the candidate.
         samples: records.SAMPLES of the round's corpus.
         round_: the round.
+        later: whether the line has earlier rounds. A first round has none whose rows it could keep.
         verified: whether the recipe sees the verdicts of the tasks' verifiers.
         floor: the share below which an alarm sounds.
     """
@@ -115,6 +199,10 @@ def real_data(
         | pl.col("sample_id").is_null()
         | pl.col("sample_id").is_in(shown.implode())
     ).height
+    if not kept and not later:
+        return unmeasured(
+            "real_data", "a first round without demonstrations has nothing real to keep; the next one has"
+        )
     share = kept / rows.height
     return Reading(
         monitor="real_data",

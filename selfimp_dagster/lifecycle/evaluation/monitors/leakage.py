@@ -9,7 +9,13 @@ from selfimp_dagster.lifecycle.evaluation.monitors.against import LEAST
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, unmeasured
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
 from selfimp_dagster.lifecycle.evaluation.scores import suite_accuracy, twin_gap
-from selfimp_dagster.lifecycle.evaluation.statistics import independent_difference_interval, wilson
+from selfimp_dagster.lifecycle.evaluation.statistics import (
+    Marked,
+    independent_difference_interval,
+    surplus_p_value,
+    wilson,
+)
+from selfimp_dagster.lifecycle.selection.text import normalised
 
 
 def leakage(
@@ -104,6 +110,12 @@ def contamination(
     tasks whose samples decontamination found to quote an item, whole or in part, that lies above
     `contamination_floor` with its Wilson interval. What quotes an item was dropped.
 
+    An item that is asked in other words keeps its answer. The data may have known anchor items, but not the
+    fresh ones of the round, and both are drawn alike: without a leak, the corpus has the answers of as large
+    a part of the ones as of the others. An alarm sounds if it has those of more anchor items, by the exact
+    test over skills. Where few answers are possible all are found, and it sees nothing. The level is divided
+    by what was measured.
+
     Args:
         tasks: records.TASKS of the corpus.
         selection: records.SELECTION of its samples.
@@ -116,16 +128,34 @@ def contamination(
     judged = selection.filter(pl.col("step") == "decontamination")
     reached = judged["task_id"].n_unique()
     quoting = judged.filter(~pl.col("kept"))["task_id"].n_unique()
-    if reached < LEAST and not copied:
-        return unmeasured("contamination", f"the samples of only {reached} tasks reached decontamination")
-    low, high = wilson(quoting, reached, 1 - 2 * level)
+    skills = _answers_found(tasks, items)
+    measured = (reached >= LEAST) + bool(skills)
+    if not measured and not copied:
+        return unmeasured(
+            "contamination",
+            f"the samples of only {reached} tasks reached decontamination, and fewer than {LEAST} anchor or "
+            "fresh items share a skill and have an answer",
+        )
+    each = level / max(1, measured)
+    low, high = wilson(quoting, reached, 1 - 2 * each)
+    p_value = surplus_p_value(skills)
+    told = (
+        f"{copied} of {tasks.height} tasks of the corpus have the prompt of an evaluation item; of {reached} "
+        f"tasks whose samples reached decontamination, {quoting} quote one (interval of the share {low:.2f} "
+        f"to {high:.2f})"
+    )
+    if skills:
+        known, new, *found = (sum(counts) for counts in zip(*skills, strict=True))
+        told += (
+            f"; tasks have the answers of {found[0]} of {known} anchor items and of {found[1]} of {new} "
+            f"fresh ones (p = {p_value:.2g})"
+        )
+    quotes = reached >= LEAST and low > rule.contamination_floor
     return Reading(
         monitor="contamination",
-        state="alarm" if copied or low > rule.contamination_floor else "quiet",
+        state="alarm" if copied or quotes or p_value <= each else "quiet",
         follows="stop",
-        sentence=f"{copied} of {tasks.height} tasks of the corpus have the prompt of an evaluation item; of "
-        f"{reached} tasks whose samples reached decontamination, {quoting} quote one (interval of the share "
-        f"{low:.2f} to {high:.2f}).",
+        sentence=f"{told}.",
         value=quoting / reached if reached else None,
         low=low,
         high=high,
@@ -133,3 +163,31 @@ def contamination(
         level=level,
         n=reached,
     )
+
+
+def _answers_found(tasks: pl.DataFrame, items: pl.DataFrame) -> list[Marked]:
+    """For each skill the anchor and fresh items with an answer, and those whose answer some task has too.
+
+    None where too few share a skill.
+    """
+    answer = normalised(pl.col("answer")).str.to_lowercase()
+    known = tasks.select(answer).drop_nulls()["answer"].unique()
+    is_anchor, is_fresh, found = pl.col("pool") == "anchor", pl.col("pool") == "fresh", pl.col("found")
+    by_skill = (
+        items.select("pool", "skill", answer)
+        .drop_nulls("answer")
+        .with_columns(found=pl.col("answer").is_in(known.implode()))
+        .group_by("skill")
+        .agg(
+            first=is_anchor.sum(),
+            second=is_fresh.sum(),
+            first_marked=(is_anchor & found).sum(),
+            second_marked=(is_fresh & found).sum(),
+        )
+        .filter(pl.col("first") > 0, pl.col("second") > 0)
+        .sort("skill")
+        .drop("skill")
+    )
+    if min(by_skill["first"].sum(), by_skill["second"].sum()) < LEAST:
+        return []
+    return [Marked(**row) for row in by_skill.iter_rows(named=True)]

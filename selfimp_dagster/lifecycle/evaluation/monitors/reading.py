@@ -34,8 +34,9 @@ class Kind(NamedTuple):
 
 MONITORS: Mapping[str, Kind] = {
     "collapse": Kind(
-        "several draws for watched items, by the candidate and by every incumbent so far",
-        "entropy, different responses and pass@k against an incumbent, where accuracy is not above its",
+        "several draws for watched items, by the candidate and by every incumbent so far; anchor items",
+        "entropy, different responses and pass@k against an incumbent, where accuracy is not above its; "
+        "accuracy against an incumbent before the one in force",
         "reject",
         "accumulate data instead of replacing it, replay more, sample at a higher temperature",
         True,
@@ -115,9 +116,9 @@ MONITORS: Mapping[str, Kind] = {
         True,
     ),
     "contamination": Kind(
-        "tasks of the corpus, and what decontamination found in its samples",
+        "tasks of the corpus, their answers, and what decontamination found in its samples",
         "tasks with the prompt of an item; share of tasks that quote one against "
-        "monitors.contamination_floor",
+        "monitors.contamination_floor; answers of anchor items that tasks have too, against fresh ones",
         "stop",
         "find out where the rows come from; they were dropped, those of earlier rounds may not have been",
         True,

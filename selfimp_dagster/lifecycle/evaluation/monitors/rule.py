@@ -5,7 +5,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import MONITORS
 
 TESTED = sum(kind.tested for kind in MONITORS.values())
-"""Monitors that can sound by chance; each has an equal share of the error."""
+"""Monitors that can sound by chance."""
+
+_BETS = 1  # of them spend their error as a bet over the whole campaign: harmful_refinement
 
 
 class MonitorRule(BaseModel):
@@ -104,14 +106,29 @@ class MonitorRule(BaseModel):
         description="Share of the trained rows that must be demonstrations, verified or of earlier rounds.",
     )
 
-    def level_of_monitor(self) -> float:
-        """The chance of a false alarm of one monitor in the whole campaign: an equal share of alpha."""
+    @property
+    def level_of_bet(self) -> float:
+        """The chance of a false alarm of harmful_refinement in the whole campaign.
+
+        A share that stays, whatever else the recipe gives evidence to: the bet runs over rounds whose recipes
+        may differ.
+        """
         return self.alpha / TESTED
 
-    def level_of_round(self, rounds: int | None, round_number: int) -> float:
-        """The chance of a false alarm of one monitor in one round; over the rounds they add up to its share.
+    def level_of_monitor(self, sharing: int) -> float:
+        """The chance of a false alarm of each of so many other monitors, if they share in every round."""
+        return (self.alpha - _BETS * self.level_of_bet) / sharing
 
-        Equal in each of the planned rounds; in round k of an open-ended campaign 1 / ((k + 1)(k + 2)) of it.
+    def level_of_round(self, rounds: int | None, round_number: int, sharing: int) -> float:
+        """The chance of a false alarm of each of so many monitors in one round.
+
+        A round may spend an equal part of what the bet leaves of alpha, in round k of an open-ended campaign
+        1 / ((k + 1)(k + 2)) of it. So the rounds add up to it however many share it in each of them.
+
+        Args:
+            rounds: of the plan; None: an open-ended campaign.
+            round_number: from 0.
+            sharing: monitors that the round's recipe can give evidence to (see `sharing`).
 
         Raises:
             ValueError: the round number is negative.
@@ -119,4 +136,4 @@ class MonitorRule(BaseModel):
         if round_number < 0:
             raise ValueError(f"round number {round_number}")
         share = 1 / rounds if rounds else 1 / ((round_number + 1) * (round_number + 2))
-        return self.level_of_monitor() * share
+        return self.level_of_monitor(sharing) * share
