@@ -5,7 +5,8 @@
 
 Campaigns are simulated on evidence as a round leaves it, and every monitor that can sound by chance is
 asked as in a real round. Items differ in difficulty; a policy answers one right if its ability less the
-difficulty plus its own quirk on it is positive. Every second candidate is promoted. In a healthy campaign
+difficulty plus its own quirk on it is positive. Every second candidate is promoted, unless it is worse: that
+the gate would see. In a healthy campaign
 policies stay as they are, learn (and vary less as they do), or come and go in ability; rewards, judges and
 verifiers err, refinement flips answers both ways and the corpus quotes an item now and then, all at a
 steady rate. A failure is planted in the third round and stays.
@@ -33,7 +34,7 @@ from selfimp_dagster.lifecycle.evaluation.monitors.rewards import (
     reward_hacking,
     verifier_errors,
 )
-from selfimp_dagster.lifecycle.evaluation.monitors.rule import MonitorRule
+from selfimp_dagster.lifecycle.evaluation.monitors.rule import TESTED, MonitorRule
 from selfimp_dagster.lifecycle.evaluation.probe import Probe
 from selfimp_dagster.lifecycle.evaluation.summary import Counted, Flips
 from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
@@ -54,14 +55,16 @@ ANCHOR, FRESH, GUARD, TWINS_ASKED, WATCHED_ITEMS, DRAWS, PROBED, CORPUS, REFINED
     200,
     100,
     100,
-    24,
+    48,
     48,
     4,
     64,
     300,
     32,
 )
+POSSIBLE_ANSWERS = 1000  # so that the corpus has a quarter of the items' answers by chance
 RULE = MonitorRule()
+SHARING = TESTED - 1  # every monitor has evidence, so each has the least share that there is
 Monitors = dict[str, Callable[[float, int | None], Reading]]
 Vector = npt.NDArray[np.float64]
 
@@ -70,34 +73,22 @@ HEALTHY = {
     "abilities come and go": None,
     "0.25 is learnt a round": 0.25,
 }
-FAILURES: dict[str, dict[str, Any]] = {
-    "collapse": {"varies": 0.4, "step": -0.1},
-    "wrong_consensus": {"drift": 0.6},
-    "reward_hacking": {"hacked": 0.9},
-    "verifier_errors": {"verifier": 0.75},
-    "judge_errors": {"judge": 0.3},
-    "judge_bias": {"position": 0.9},
-    "harmful_refinement": {"harm": 0.25},
-    "forgetting": {"guard": -0.6},
-    "leakage": {"known": 0.3},
-    "memorisation": {"known": 0.6},
-    "contamination": {"quoted": 0.15},
-}
-"""For each monitor, what is planted; `told` says it in words."""
-
-TOLD = {
-    "collapse": "draws vary 0.4 times as much, ability falls by 0.1 a round",
-    "wrong_consensus": "of the items, 60 % get one wrong answer by every draw",
-    "reward_hacking": "9 of 10 wrong answers please the reward, of right ones 8",
-    "verifier_errors": "the verifier accepts 3 of 4 right answers",
-    "judge_errors": "the judge rightly judges 30 % less of the probe",
-    "judge_bias": "the judge follows the position in 90 % of comparisons",
-    "harmful_refinement": "refinement spoils 25 % of the answers",
-    "forgetting": "ability in the guard skill falls by 0.6 a round",
-    "leakage": "30 % of the anchor items are known",
-    "memorisation": "60 % of the anchor items are known",
-    "contamination": "15 % of the corpus's tasks quote an item",
-}
+FAILURES: list[tuple[str, str, dict[str, Any]]] = [
+    ("collapse", "draws vary 0.4 times as much, ability falls by 0.1 a round", {"varies": 0.4, "step": -0.1}),
+    ("collapse", "ability falls by 0.2 a round, draws vary as before", {"step": -0.2, "varies": 1.0}),
+    ("wrong_consensus", "of the items, 60 % get one wrong answer by every draw", {"drift": 0.6}),
+    ("reward_hacking", "9 of 10 wrong answers please the reward, of right ones 8", {"hacked": 0.9}),
+    ("verifier_errors", "the verifier accepts 3 of 4 right answers", {"verifier": 0.75}),
+    ("judge_errors", "the judge rightly judges 30 % less of the probe", {"judge": 0.3}),
+    ("judge_bias", "the judge follows the position in 90 % of comparisons", {"position": 0.9}),
+    ("harmful_refinement", "refinement spoils 25 % of the answers", {"harm": 0.25}),
+    ("forgetting", "ability in the guard skill falls by 0.6 a round", {"guard": -0.6}),
+    ("leakage", "30 % of the anchor items are known", {"known": 0.3}),
+    ("memorisation", "60 % of the anchor items are known", {"known": 0.6}),
+    ("contamination", "15 % of the corpus's tasks quote an item", {"quoted": 0.15}),
+    ("contamination", "15 % of the anchor items are in it in other words", {"paraphrased": 0.15}),
+]
+"""Monitors, and what is planted for each: in words, and as what `simulated` is told."""
 
 
 def main() -> None:
@@ -133,7 +124,7 @@ def power(campaigns: int) -> str:
         f"| monitor | planted in the third of {ROUNDS} rounds | seen in that round | within 3 | ever |",
         "|---|---|---|---|---|",
     ]
-    for monitor, failure in FAILURES.items():
+    for monitor, told, failure in FAILURES:
         rng = np.random.default_rng(1)
         firsts = [
             first_alarms(simulated(rng, 0.0, **failure), [ROUNDS], [monitor])[ROUNDS].get(monitor)
@@ -143,7 +134,7 @@ def power(campaigns: int) -> str:
             sum(first is not None and first <= last for first in firsts) / campaigns
             for last in (ONSET, ONSET + 2, ROUNDS)
         ]
-        rows.append(f"| {monitor} | {TOLD[monitor]} | {' | '.join(f'{share:.2f}' for share in after)} |")
+        rows.append(f"| {monitor} | {told} | {' | '.join(f'{share:.2f}' for share in after)} |")
     return "\n".join(rows)
 
 
@@ -154,7 +145,7 @@ def first_alarms(
     found: dict[int | None, dict[str, int]] = {planned: {} for planned in plans}
     for number, monitors in enumerate(rounds):
         for planned, firsts in found.items():
-            level = RULE.level_of_round(planned, number)
+            level = RULE.level_of_round(planned, number, SHARING)
             for name in asked:
                 if name in monitors and name not in firsts and monitors[name](level, planned).is_alarm:
                     firsts[name] = number
@@ -180,6 +171,7 @@ def simulated(rng: np.random.Generator, learnt: float | None, **failure: float) 
     """The monitors of each round of a campaign, ready to be asked at a level."""
     difficulty, guard_difficulty = rng.normal(0, 1, ANCHOR), rng.normal(-1, 1, GUARD)
     guard_quirks = rng.normal(0, 0.3, GUARD)
+    item_answers = rng.integers(POSSIBLE_ANSWERS, size=ANCHOR)
     incumbent = Policy(rng, 0.0, 0.0, 1.0)
     watched: dict[str, pl.DataFrame] = {}
     judged: dict[str, pl.DataFrame] = {}
@@ -223,6 +215,7 @@ def simulated(rng: np.random.Generator, learnt: float | None, **failure: float) 
         accepted = rng.binomial(PROBED, planted.get("verifier", 0.99))
         probe = Probe(PROBED, accepted, PROBED, rng.binomial(PROBED, 0.005), 0)
         quoting = rng.random(CORPUS) < planted.get("quoted", 0.02)
+        leaked = rng.random(ANCHOR) < planted.get("paraphrased", 0.0)
         labelled = Counted(right=float(rng.binomial(CORPUS, 0.6)), n=CORPUS)
         yield _monitors(
             dict(watched),
@@ -232,10 +225,11 @@ def simulated(rng: np.random.Generator, learnt: float | None, **failure: float) 
             list(twins),
             list(flips),
             probe,
-            quoting,
+            _corpus(rng, item_answers, leaked, quoting),
             labelled,
         )
-        if number % 2 == 0 or planted:  # promotion: what is planted stays in force
+        # Every second candidate is promoted if it lost nothing, and what is planted stays in force.
+        if (number % 2 == 0 and step >= 0) or planted:
             incumbent = candidate
 
 
@@ -247,16 +241,14 @@ def _monitors(
     twins: list[pl.DataFrame],
     flips: list[tuple[int, Flips | None]],
     probe: Probe,
-    quoting: npt.NDArray[np.bool_],
+    corpus: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
     labelled: Counted,
 ) -> Monitors:
     """Every monitor that can sound by chance."""
     last = list(evaluated)[-1]
-    tasks = _table(TASKS, CORPUS, task_id=_ids("task", CORPUS), prompt=_ids("question", CORPUS))
-    selection = _table(SELECTION, CORPUS, task_id=_ids("task", CORPUS), step="decontamination", kept=~quoting)
     mix = {"sums": 1.0}
     return {
-        "collapse": lambda level, planned: collapse(watched, RULE, level),
+        "collapse": lambda level, planned: collapse(watched, evaluated, RULE, level),
         "wrong_consensus": lambda level, planned: wrong_consensus(watched, labelled, RULE, level),
         "reward_hacking": lambda level, planned: reward_hacking(judged, ["pleasing"], RULE, level),
         "verifier_errors": lambda level, planned: verifier_errors(probe, RULE, level),
@@ -266,9 +258,7 @@ def _monitors(
         "forgetting": lambda level, planned: forgetting(evaluated, True, RULE, level),
         "leakage": lambda level, planned: leakage(evaluated[last], mix, RULE, level),
         "memorisation": lambda level, planned: memorisation(twins, mix, RULE, level),
-        "contamination": lambda level, planned: contamination(
-            tasks, selection, TASKS.to_frame(), RULE, level
-        ),
+        "contamination": lambda level, planned: contamination(*corpus, RULE, level),
     }
 
 
@@ -342,6 +332,38 @@ def _twins(items: Vector, twins: Vector, who: dict[str, str]) -> pl.DataFrame:
         score=twins,
         **who,
     )
+
+
+def _corpus(
+    rng: np.random.Generator,
+    item_answers: npt.NDArray[np.int64],
+    leaked: npt.NDArray[np.bool_],
+    quoting: npt.NDArray[np.bool_],
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The tasks of the corpus, the selection of their samples, and the items of the round.
+
+    Answers are numbers at random; a leaked anchor item is a task with the same answer.
+    """
+    answers = np.concatenate([rng.integers(POSSIBLE_ANSWERS, size=CORPUS), item_answers[leaked]])
+    tasks = _table(
+        TASKS,
+        answers.size,
+        task_id=_ids("task", answers.size),
+        prompt=_ids("question", answers.size),
+        answer=pl.Series(answers).cast(pl.String),
+    )
+    selection = _table(SELECTION, CORPUS, task_id=_ids("task", CORPUS), step="decontamination", kept=~quoting)
+    fresh_answers = rng.integers(POSSIBLE_ANSWERS, size=FRESH)
+    items = _table(
+        TASKS,
+        ANCHOR + FRESH,
+        task_id=_ids("item", ANCHOR + FRESH),
+        prompt=_ids("item", ANCHOR + FRESH),
+        skill="sums",
+        pool=["anchor"] * ANCHOR + ["fresh"] * FRESH,
+        answer=pl.Series(np.concatenate([item_answers, fresh_answers])).cast(pl.String),
+    )
+    return tasks, selection, items
 
 
 def _judge(rng: np.random.Generator, worse: float, position: float) -> JudgeTables:

@@ -181,7 +181,7 @@ class Autophagy(Nothing):
     survey="data autophagy and collapse",
     expected=("collapse",),
     parameters=Autophagy,
-    rounds=6,
+    rounds=8,
     gate_open=True,
 )
 def autophagy(site: Site, parameters: Autophagy) -> Iterator[dict[str, Any]]:
@@ -346,7 +346,12 @@ def second_thoughts(site: Site, parameters: SecondThoughts) -> Iterator[dict[str
     """Refinement trusts a second, wilder answer more than the first, and so undoes what was right."""
     campaign = healthy("verified", site.name, site.student, site.seed)
     with lent(parts.second_thoughts()):
-        refinement = {"method": parts.SECOND_THOUGHTS, "tasks": 48, "temperature": parameters.temperature}
+        refinement = {
+            "method": parts.SECOND_THOUGHTS,
+            "tasks": 48,
+            "temperature": parameters.temperature,
+            "gap": "ignored",  # measured, it would turn this refinement off
+        }
         yield {**campaign, "recipe": {**campaign["recipe"], "refinement": refinement}}
 
 

@@ -85,8 +85,9 @@ def run_failure(
     site = Site(name, student, where.campaigns, seed)
     found: list[RoundOutcome] = []
     with open_instance(where.home) as instance, failure.at(site, parameters) as campaign:
-        _write_campaign(where, campaign)
-        for number in range(rounds or failure.rounds):
+        last = rounds or failure.rounds
+        _write_campaign(where, planned(campaign, last))
+        for number in range(last):
             site.round = number
             found.append(_run_round(instance, where, RoundKey(name, number)))
             tell(f"{name}/{number:04}: {', '.join(found[-1].signals) or 'quiet'}")
@@ -101,6 +102,12 @@ def run_failure(
         rounds=tuple(found),
         seconds=time.monotonic() - started,
     )
+
+
+def planned(campaign: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """The campaign file with a plan of at least so many rounds: monitors spend their error over the plan."""
+    plan = campaign["continuation"]
+    return {**campaign, "continuation": {**plan, "rounds": max(plan["rounds"], rounds)}}
 
 
 def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None) -> Path:

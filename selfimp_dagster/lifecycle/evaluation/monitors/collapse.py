@@ -16,6 +16,7 @@ _MEASURES = {
     "distinct": "number of different responses",
     "solved": "pass@k",
 }
+_LOST = 0.9  # confidence, 95 % on one side, at which the policy in force must have lost something too
 _LEAST_SOLVED = 5  # items that a reference must have solved at all before its pass@k says anything
 
 
@@ -48,8 +49,9 @@ def collapse(
     a policy that grows sure because it grows right also varies less.
 
     Accuracy: an alarm sounds if the interval of the difference (Bonett and Price), over the anchor items that
-    both answered, lies below 0 against an incumbent before the one in force. That one candidate is worse than
-    the policy in force is for the gate to see; what several generations lost, each a little, it cannot see.
+    both answered, lies below -`accuracy_fall` against an incumbent before the one in force, and the one in
+    force fell too (with 95 % confidence). That a single candidate is worse is for the gate to see; what
+    several generations lost, each a little, the gate cannot see.
 
     The level is divided by all of these.
 
@@ -74,10 +76,18 @@ def collapse(
         if not in_force.intersection(rows["policy_hash"])
     }
     answered = pairs_with(_candidate(anchor), before, _scores)
+    lost = {
+        round_
+        for round_, rows in pairs_with(_arm(anchor, "incumbent"), before, _scores).items()
+        if paired_difference_interval((rows["score"] - rows["score_before"]).to_numpy(), _LOST).high < 0
+    }
     confidence = 1 - 2 * level / (len(varied) + len(answered))
     changes = [
         *(_ratio(round_, measure, rows, rule, confidence) for round_, measure, rows in varied),
-        *(_difference(round_, rows, confidence) for round_, rows in answered.items()),
+        *(
+            _difference(round_, rows, round_ not in lost, rule, confidence)
+            for round_, rows in answered.items()
+        ),
     ]
     # The one farthest beyond its threshold, or nearest to it, among those that nothing excuses.
     worst = min(changes, key=lambda change: (change.excused, change.high - change.threshold))
@@ -123,19 +133,22 @@ def _ratio(round_: str, measure: str, rows: pl.DataFrame, rule: MonitorRule, con
     )
 
 
-def _difference(round_: str, rows: pl.DataFrame, confidence: float) -> _Change:
+def _difference(
+    round_: str, rows: pl.DataFrame, excused: bool, rule: MonitorRule, confidence: float
+) -> _Change:
     changes = (rows["score"] - rows["score_before"]).to_numpy()
     low, high = paired_difference_interval(changes, confidence)
     now, then = (float(rows[name].to_numpy().mean()) for name in ("score", "score_before"))
+    sounds = high < -rule.accuracy_fall and not excused
     return _Change(
-        False,
+        excused,
         f"The candidate scores {now:.2f} on {rows.height} anchor items, the incumbent of {round_} "
         f"{then:.2f} (difference {now - then:+.2f}, interval {low:+.2f} to {high:+.2f})"
-        + (": generations since then lost what it could do." if high < 0 else "."),
+        + (": the generations since then lost what it could do." if sounds else "."),
         now - then,
         low,
         high,
-        0.0,
+        -rule.accuracy_fall,
         rows.height,
     )
 

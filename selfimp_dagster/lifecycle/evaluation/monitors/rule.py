@@ -40,6 +40,12 @@ class MonitorRule(BaseModel):
         lt=1,
         description="Fall of diversity, as a share of what it was, that raises no alarm.",
     )
+    accuracy_fall: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Fall of accuracy on anchor items, over two generations or more, that raises no alarm.",
+    )
     consensus_fall: float = Field(
         default=0.05,
         ge=0,
