@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.monitors import tampering as tampering_module
 from selfimp_dagster.lifecycle.evaluation.monitors.against import LEAST
 from selfimp_dagster.lifecycle.evaluation.monitors.budget import budget
@@ -35,6 +37,7 @@ from selfimp_dagster.lifecycle.evaluation.monitors.rewards import (
     what_pleases,
 )
 from selfimp_dagster.lifecycle.evaluation.monitors.rule import TESTED, MonitorRule
+from selfimp_dagster.lifecycle.evaluation.monitors.sharing import sharing
 from selfimp_dagster.lifecycle.evaluation.monitors.tampering import (
     Evaluator,
     Rejudged,
@@ -53,6 +56,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
 from selfimp_dagster.lifecycle.evaluation.summary import Counted, Flips
 from selfimp_dagster.lifecycle.rewards.gold_probe import Bias, JudgeRecord, JudgeSummary
 from selfimp_dagster.records import (
+    EVALUATIONS,
     JUDGE_PROBE,
     REWARDED,
     REWARDS,
@@ -72,7 +76,7 @@ from selfimp_dagster.tasks.verifiers import Judgement
 MakeRows = Callable[..., pl.DataFrame]
 
 RULE = MonitorRule()
-LEVEL = RULE.level_of_round(4, 0)
+LEVEL = RULE.level_of_round(4, 0, TESTED - 1)
 MIX = {"sums": 1.0}
 ROUND, NEXT = "tiny/0000", "tiny/0001"
 
@@ -85,16 +89,68 @@ def rows(schema: pl.Schema, given: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 30, None])
-def test_all_monitors_in_all_rounds_spend_alpha_together(rounds: int | None) -> None:
-    spent = sum(RULE.level_of_round(rounds, number) for number in range(rounds or 10_000))
-    assert spent * TESTED == pytest.approx(RULE.alpha, rel=1e-3)
-    assert spent * TESTED <= RULE.alpha + 1e-12
-    assert RULE.level_of_monitor() * TESTED == pytest.approx(RULE.alpha)
+@pytest.mark.parametrize("sharing", [(10,), (3,), (2, 10, 6)], ids=str)
+def test_all_monitors_in_all_rounds_spend_alpha_together(
+    rounds: int | None, sharing: tuple[int, ...]
+) -> None:
+    """However many share a round, and if others do in the next."""
+    several = [sharing[number % len(sharing)] for number in range(rounds or 10_000)]
+    spent = sum(n * RULE.level_of_round(rounds, number, n) for number, n in enumerate(several))
+    assert spent + RULE.level_of_bet == pytest.approx(RULE.alpha, rel=1e-3)
+    assert spent + RULE.level_of_bet <= RULE.alpha + 1e-12
 
 
 def test_a_round_has_a_number() -> None:
     with pytest.raises(ValueError, match="round number -1"):
-        RULE.level_of_round(4, -1)
+        RULE.level_of_round(4, -1, 10)
+
+
+ALWAYS = {"verifier_errors", "contamination"}
+JUDGE = {"method": "judge", "judge": {"source": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"monitors": {"watched_items": 0}, "evaluation": {"twins": 0}}, {"leakage"}),
+        ({"evaluation": {"twins": 0}}, {"leakage", "collapse", "wrong_consensus"}),
+        ({}, {"leakage", "collapse", "wrong_consensus", "memorisation"}),
+        (
+            {"rewards": [{"method": "majority_vote"}], "monitors": {"watched_items": 0}},
+            {"leakage", "wrong_consensus", "memorisation"},
+        ),
+        (
+            {"rewards": [JUDGE], "guard": True},
+            set(MONITORS) - {"harmful_refinement", "real_data", "tampering", "budget"},
+        ),
+    ],
+)
+def test_the_error_is_shared_by_the_monitors_that_a_campaign_gives_evidence_to(
+    changes: dict[str, Any], expected: set[str]
+) -> None:
+    skill = {"suite": "strings", "operation": "copy", "shortest": 4, "longest": 8}
+    campaign = Campaign.model_validate(
+        {
+            "name": "tiny",
+            "skills": {"copying": skill},
+            "guard": {"short": {**skill, "shortest": 2, "longest": 3}} if "guard" in changes else {},
+            "pools": {"train": 40, "anchor": 100, "fresh": 100, "guard": 40},
+            "recipe": {
+                "acquisition": {"method": "policy_sampling"},
+                "rewards": changes.get("rewards", [{"method": "answer"}]),
+                "selection": [
+                    {"method": method}
+                    for method in ("finished", "decontamination", "exact_duplicates", "near_duplicates")
+                ],
+                "optimization": {"method": "sft"},
+                "refinement": {"method": "self_consistency"},
+            },
+            "continuation": {"rounds": 4},
+            **{part: changes[part] for part in ("monitors", "evaluation") if part in changes},
+        }
+    )
+    assert set(sharing(campaign)) == expected | ALWAYS
+    assert len(sharing(campaign)) <= TESTED - 1
 
 
 def test_readings_survive_the_table() -> None:
@@ -144,6 +200,7 @@ def watched(arm: str, responses: Sequence[Sequence[str]], logprob: float = -1.0,
     )
 
 
+NO_ANSWERS = {ROUND: EVALUATIONS.to_frame()}
 VARIED = [["1", "2", "3", "4"]] * 20 + [["2", "3", "4", "5"]] * 20
 UNIFORM = [["1", "1", "1", "1"]] * 4 + [["7", "7", "7", "7"]] * 36
 
@@ -153,7 +210,9 @@ def line(*arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def test_a_policy_that_says_one_thing_and_is_no_more_often_right_has_collapsed() -> None:
-    reading = collapse(line(watched("incumbent", VARIED), watched("candidate", UNIFORM)), RULE, LEVEL)
+    reading = collapse(
+        line(watched("incumbent", VARIED), watched("candidate", UNIFORM)), NO_ANSWERS, RULE, LEVEL
+    )
     assert (reading.state, reading.follows) == ("alarm", "reject")
     # 4 different responses each became 1; the item that did not change has 4.
     assert reading.value == pytest.approx((40 * 1 + 4) / (40 * 4 + 4))
@@ -166,18 +225,18 @@ def test_a_policy_that_says_one_thing_and_is_no_more_often_right_has_collapsed()
 def test_a_policy_that_grows_sure_because_it_grows_right_has_not_collapsed() -> None:
     sure = [["1", "1", "1", "1"]] * 40
     reading = collapse(
-        line(watched("incumbent", VARIED), watched("candidate", sure, logprob=-0.1)), RULE, LEVEL
+        line(watched("incumbent", VARIED), watched("candidate", sure, logprob=-0.1)), NO_ANSWERS, RULE, LEVEL
     )
     assert reading.state == "quiet"
 
 
 def test_entropy_alone_shows_a_collapse() -> None:
     arms = (watched("incumbent", VARIED, logprob=-1.0), watched("candidate", VARIED, logprob=-0.2))
-    reading = collapse(line(*arms), RULE, LEVEL)
+    reading = collapse(line(*arms), NO_ANSWERS, RULE, LEVEL)
     assert reading.is_alarm
     assert reading.value == pytest.approx((40 * 0.2 + 1) / 41)
     assert "entropy" in reading.sentence
-    assert collapse(line(*arms), MonitorRule(collapse_fall=0.9), LEVEL).state == "quiet"
+    assert collapse(line(*arms), NO_ANSWERS, MonitorRule(collapse_fall=0.9), LEVEL).state == "quiet"
 
 
 def test_small_losses_add_up_against_the_first_incumbent() -> None:
@@ -188,12 +247,57 @@ def test_small_losses_add_up_against_the_first_incumbent() -> None:
             watched("candidate", VARIED, logprob=-0.7, policy_hash="third"),
         ]
     )
-    assert collapse({ROUND: first}, RULE, LEVEL).state == "quiet"
-    reading = collapse({ROUND: first, NEXT: second}, RULE, LEVEL)
+    assert collapse({ROUND: first}, NO_ANSWERS, RULE, LEVEL).state == "quiet"
+    reading = collapse({ROUND: first, NEXT: second}, NO_ANSWERS, RULE, LEVEL)
     assert reading.is_alarm
     assert f"incumbent of {ROUND}" in reading.sentence
     other_harness = first.with_columns(fingerprint=pl.lit("another"))
-    assert collapse({ROUND: other_harness, NEXT: second}, RULE, LEVEL).state == "quiet"
+    assert collapse({ROUND: other_harness, NEXT: second}, NO_ANSWERS, RULE, LEVEL).state == "quiet"
+
+
+def generations(
+    make_rows: MakeRows, *right: int, n: int = 100
+) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]]:
+    """Rounds of a line that promoted every candidate: what was drawn, no less varied, and answered.
+
+    `right`: how many of n anchor items the first incumbent and each candidate answer.
+    """
+    drawn, answered = {}, {}
+    for number, (before, after) in enumerate(pairwise(right)):
+        policies = {"incumbent": f"policy {number}", "candidate": f"policy {number + 1}"}
+        hashed = pl.col("arm").replace_strict(policies)
+        scores = make_rows([1] * before + [0] * (n - before), [1] * after + [0] * (n - after))
+        answered[f"tiny/{number:04d}"] = scores.with_columns(policy_hash=hashed)
+        drawn[f"tiny/{number:04d}"] = pl.concat(
+            watched(arm, VARIED, policy_hash=policy) for arm, policy in policies.items()
+        )
+    return drawn, answered
+
+
+def test_generations_that_lose_a_little_each_have_collapsed(make_rows: MakeRows) -> None:
+    reading = collapse(*generations(make_rows, 70, 60, 50, 42), RULE, LEVEL)
+    assert (reading.state, reading.follows, reading.value) == ("alarm", "reject", pytest.approx(-0.28))
+    # Three measures of variety against three incumbents, and accuracy against the two before the last.
+    interval = paired_difference_interval([-1.0] * 28 + [0.0] * 72, 1 - 2 * LEVEL / (3 * 3 + 2))
+    assert (reading.low, reading.high) == pytest.approx(interval)
+    assert reading.sentence.startswith(
+        f"The candidate scores 0.42 on 100 anchor items, the incumbent of {ROUND} 0.70 (difference -0.28"
+    )
+    margin = MonitorRule(accuracy_fall=0.2)
+    assert collapse(*generations(make_rows, 70, 60, 50, 42), margin, LEVEL).state == "quiet"
+
+
+def test_one_bad_candidate_is_no_collapse(make_rows: MakeRows) -> None:
+    assert collapse(*generations(make_rows, 70, 30), RULE, LEVEL).state == "quiet"
+    assert collapse(*generations(make_rows, 60, 70, 30), RULE, LEVEL).state == "quiet"
+    assert collapse(*generations(make_rows, 70, 69, 30), RULE, LEVEL).state == "quiet", "one lost is no fall"
+    assert collapse(*generations(make_rows, 70, 60, 30), RULE, LEVEL).is_alarm
+
+
+def test_what_was_gained_and_lost_again_has_collapsed(make_rows: MakeRows) -> None:
+    reading = collapse(*generations(make_rows, 40, 70, 60, 45), RULE, LEVEL)
+    assert reading.is_alarm
+    assert f"the incumbent of {NEXT} 0.70" in reading.sentence
 
 
 def test_votes_count_answers_and_not_draws_without_one() -> None:
@@ -292,10 +396,13 @@ def test_a_policy_fed_on_its_own_words_alone_is_told_of(
             for n in range(len(origins))
         ],
     )
-    reading = real_data(training, samples, NEXT, verified, 0.05)
+    reading = real_data(training, samples, NEXT, True, verified, 0.05)
     assert reading.state == state
     if training.height and not verified:
         assert reading.value == pytest.approx((replayed + shown) / training.height)
+    first = real_data(training, samples, NEXT, False, verified, 0.05)
+    nothing_to_keep = replayed + shown == 0 and not verified
+    assert first.state == ("not measured" if nothing_to_keep else state)
 
 
 # Rewards
@@ -478,12 +585,12 @@ def test_harm_is_an_e_value_over_the_rounds_of_the_line() -> None:
     one = [(0, Flips(to_right=0, to_wrong=14, n=32))]
     reading = harmful_refinement(one, 4, RULE)
     bets = [b / 100 for b in range(1, 100)]
-    capital = sum((1 + b) ** 14 for b in bets) / len(bets) / 4
+    capital = sum((1 + b) ** 14 for b in bets) / len(bets) / 2
     assert reading.value == pytest.approx(1 / capital)
-    assert (reading.state, reading.threshold) == ("alarm", RULE.level_of_monitor())
+    assert (reading.state, reading.threshold) == ("alarm", RULE.level_of_bet)
     few = [(n, Flips(to_right=0, to_wrong=4, n=16)) for n in range(4)]
     heard = [harmful_refinement(few[: k + 1], 4, RULE).is_alarm for k in range(4)]
-    assert heard == [False, False, False, True]
+    assert heard == [False, False, True, True]
 
 
 def test_harm_that_begins_late_is_seen() -> None:
@@ -606,6 +713,44 @@ def test_items_in_the_corpus_are_contamination() -> None:
     assert copied.is_alarm
     assert copied.sentence.startswith("1 of 100 tasks of the corpus have the prompt of an evaluation item")
     assert contamination(*corpus(9, 9), others, RULE, LEVEL).state == "not measured"
+
+
+def asked(anchor: Sequence[str | None], fresh: Sequence[str | None], skill: str = "sums") -> pl.DataFrame:
+    return rows(
+        TASKS,
+        [
+            {
+                "task_id": f"{skill} {pool} {n}",
+                "pool": pool,
+                "skill": skill,
+                "prompt": f"{skill}, {pool}: {n}",
+                "answer": answer,
+            }
+            for pool, answers in (("anchor", anchor), ("fresh", fresh))
+            for n, answer in enumerate(answers)
+        ],
+    )
+
+
+def test_anchor_items_in_other_words_are_contamination() -> None:
+    tasks, selection = corpus(100, 0)
+    tasks = tasks.with_columns(answer=pl.format("Answer  {}", pl.int_range(100)))
+    new, met = [f"another {n}" for n in range(40)], [f"answer {n}" for n in range(40)]
+    leaked = contamination(tasks, selection, asked(met[:20] + new[:20], new), RULE, LEVEL)
+    assert leaked.is_alarm
+    # The 20 that were met are all among the 40 of 80 that are anchor items.
+    assert f"20 of 40 anchor items and of 0 of 40 fresh ones (p = {comb(40, 20) / comb(80, 20):.2g})" in (
+        leaked.sentence
+    )
+    assert contamination(tasks, selection, asked(met[:20] + new[:20], met), RULE, LEVEL).state == "quiet"
+    assert contamination(tasks, selection, asked(met, met), RULE, LEVEL).state == "quiet"
+    assert contamination(tasks, selection, asked(met[:3] + new, new), RULE, LEVEL).state == "quiet"
+    other = pl.concat([asked(met, [], "sums"), asked([], new, "products")])
+    assert "answers" not in contamination(tasks, selection, other, RULE, LEVEL).sentence, "no skill in common"
+    alone = contamination(*corpus(9, 9), asked(new, new), RULE, LEVEL)
+    assert alone.state == "quiet", "the answers are evidence where decontamination saw too little"
+    unknown = asked([None] * 40, [None] * 40)
+    assert contamination(*corpus(9, 9), unknown, RULE, LEVEL).state == "not measured"
 
 
 # Tampering
@@ -745,7 +890,7 @@ def test_few_watched_items_raise_no_alarm(items: int, draws: int, now: float, th
         watched("incumbent", [["1"] * draws] * items, logprob=then),
         watched("candidate", [["7"] * draws] * items, logprob=now),
     )
-    assert collapse(told, RULE, LEVEL).state == "not measured"
+    assert collapse(told, NO_ANSWERS, RULE, LEVEL).state == "not measured"
     assert wrong_consensus(told, None, RULE, LEVEL).state == "not measured"
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, fisher_exact, norm
 
 from selfimp_dagster.lifecycle.evaluation.statistics import (
     Estimate,
+    Marked,
     PastTest,
     bradley_terry,
     e_value_critical_wins,
@@ -34,6 +35,7 @@ from selfimp_dagster.lifecycle.evaluation.statistics import (
     ratio_interval,
     rogan_gladen,
     sign_flip_permutation,
+    surplus_p_value,
     weighted_accuracy,
     wilson,
 )
@@ -100,6 +102,35 @@ def test_sign_flips_never_give_a_p_value_of_zero() -> None:
 def test_sign_flips_refuse_what_is_not_a_number() -> None:
     with pytest.raises(ValueError, match="finite"):
         sign_flip_permutation([0.5, float("nan")], seed=0)
+
+
+MARKED = st.tuples(*[st.integers(0, 12)] * 4).map(
+    lambda n: Marked(n[0], n[1], min(n[0], n[2]), min(n[1], n[3]))
+)
+
+
+@given(MARKED)
+def test_a_surplus_in_one_stratum_is_fishers_exact_test(table: Marked) -> None:
+    plain = [
+        [table.first_marked, table.first - table.first_marked],
+        [table.second_marked, table.second - table.second_marked],
+    ]
+    assert surplus_p_value([table]) == pytest.approx(fisher_exact(plain, alternative="greater").pvalue)
+
+
+def test_a_surplus_over_strata_counts_every_way_in_which_lots_can_fall() -> None:
+    strata = [Marked(2, 2, 2, 0), Marked(1, 2, 1, 0)]
+    # Both marked in the first two of four: 1 way in 6; the one marked in the first of three: 1 in 3.
+    assert surplus_p_value(strata) == pytest.approx(1 / 6 * 1 / 3)
+    # At least two of three: 1/6 both and 2/3 one of the first stratum.
+    assert surplus_p_value([Marked(2, 2, 1, 1), Marked(1, 2, 1, 0)]) == pytest.approx(1 / 6 + 2 / 3 * 1 / 3)
+    assert surplus_p_value([]) == 1.0
+    assert surplus_p_value([Marked(5, 5, 0, 3)]) == pytest.approx(1.0)
+
+
+def test_no_more_can_be_marked_than_there_are() -> None:
+    with pytest.raises(ValueError, match="3 of 2 and 0 of 2"):
+        surplus_p_value([Marked(2, 2, 3, 0)])
 
 
 def test_wilson_of_eight_in_ten() -> None:
