@@ -89,16 +89,17 @@ def votes(draws: pl.DataFrame) -> pl.DataFrame:
     An answer that most draws give is the vote; where two are given equally often there is none, and it counts
     as wrong. Draws without an answer agree with nothing.
     """
+    drawn: dict[tuple[str, str], list[tuple[str | None, float]]] = {}
+    columns = draws.sort("draw").select("item_id", "fingerprint", "answer", "score")
+    for item, fingerprint, answer, score in columns.iter_rows():
+        drawn.setdefault((item, fingerprint), []).append((answer, score))
     rows = []
-    for (item, fingerprint), group in (
-        draws.sort("draw").partition_by(["item_id", "fingerprint"], as_dict=True).items()
-    ):
-        counted = Counter(answer for answer in group["answer"] if answer is not None)
+    for (item, fingerprint), given in drawn.items():
+        counted = Counter(answer for answer, _ in given if answer is not None)
         first, second = (*counted.most_common(2), (None, 0), (None, 0))[:2]
         tied = first[1] == second[1]
-        scores = group.filter(pl.col("answer") == first[0])["score"] if first[0] is not None else None
-        right = 0.0 if tied or scores is None else float(scores[0])
-        rows.append((item, fingerprint, right, first[1] / group.height))
+        right = 0.0 if tied else next(score for answer, score in given if answer == first[0])
+        rows.append((item, fingerprint, right, first[1] / len(given)))
     schema = {"item_id": pl.String, "fingerprint": pl.String, "right": pl.Float64, "agreement": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
