@@ -116,17 +116,16 @@ def read(path: Path) -> list[Outcome]:
     return [Outcome.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-ANY, ANY_BY_CHANCE = "any", "any but real_data"
-"""Keys of `false_alarms`. The monitor real_data has no error: it says what a recipe does."""
+ANY = "any"
+"""Key of `false_alarms`: whatever sounded."""
 
 
 def false_alarms(healthy: Sequence[Outcome]) -> dict[str, Rate]:
-    """How many healthy campaigns had any signal, how many one that can come by chance, and each by name."""
+    """How many healthy campaigns had any signal, and each by name."""
     heard = [{signal for round_ in outcome.rounds for signal in round_.signals} for outcome in healthy]
     names = dict.fromkeys(s for outcome in healthy for r in outcome.rounds for s in r.signals)
     counts = {
         ANY: sum(bool(signals) for signals in heard),
-        ANY_BY_CHANCE: sum(bool(signals - {"real_data"}) for signals in heard),
         **{name: sum(name in signals for signals in heard) for name in names},
     }
     return {name: rate(events, len(healthy)) for name, events in counts.items()}

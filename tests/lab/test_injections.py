@@ -14,6 +14,7 @@ from selfimp_dagster.lab import parts
 from selfimp_dagster.lab.failures import FAILURES, Flips, Site, find_failure, open_gate
 from selfimp_dagster.lab.grounds import GROUNDS, healthy, school
 from selfimp_dagster.lab.judge_server import judge_server
+from selfimp_dagster.lab.run import planned
 from selfimp_dagster.lifecycle.evaluation import stage as evaluation_stage
 from selfimp_dagster.lifecycle.evaluation.continuation import Continuation
 from selfimp_dagster.lifecycle.evaluation.items import evaluation_items
@@ -66,6 +67,13 @@ def test_what_must_catch_a_failure_exists(name: str) -> None:
 def test_healthy_campaigns_and_the_school_can_run(ground: str, tiny_model: Path) -> None:
     parse_campaign(healthy(ground, "well", tiny_model, 0, ADDRESS), where="well")  # type: ignore[arg-type]
     parse_campaign(school(0), where="school")
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(2, 4), (8, 8)])
+def test_a_campaign_plans_all_rounds_that_are_run(tiny_model: Path, rounds: int, expected: int) -> None:
+    plan = planned(healthy("voted", "well", tiny_model, 0), rounds)
+    campaign = parse_campaign(plan, where="well")
+    assert (campaign.continuation.rounds, campaign.continuation.patience) == (expected, 4)
 
 
 def test_no_other_campaign_can_name_a_faulty_part(tiny_model: Path) -> None:

@@ -8,10 +8,11 @@ from home import GENTLE, Home
 
 from selfimp_dagster.lifecycle.acquisition import stage as acquisition
 from selfimp_dagster.lifecycle.companions import CompanionRecord
+from selfimp_dagster.lifecycle.evaluation import stage as evaluation
 from selfimp_dagster.lifecycle.optimization import stage as optimization
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
 from selfimp_dagster.lifecycle.refinement import stage as refinement
-from selfimp_dagster.records import REWARDS
+from selfimp_dagster.records import REWARDED, REWARDS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 
@@ -41,7 +42,7 @@ def home(finished: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
         campaign = policy.campaign.with_recipe(_RECIPE, where="test")
         return policy.model_copy(update={"campaign": campaign}), start
 
-    for stage in (acquisition, optimization, refinement):
+    for stage in (acquisition, optimization, refinement, evaluation):
         monkeypatch.setattr(stage, "read_policy", with_companions)
     return finished
 
@@ -82,6 +83,14 @@ def test_companions_are_trained_asked_and_trained_again(home: Home) -> None:
         assert record.round == "tiny/0001"
         assert record.pairs > one["pairs"]
         assert record.held_out >= one["held_out"]
+
+    # The shadow reward asks them too, of both arms' answers.
+    report = evaluation.evaluate_round(bench, _SECOND)
+    shadow = report.table("rewarded", REWARDED)
+    assert set(shadow["reward"]) == set(_COMPANIONS)
+    assert set(shadow["arm"]) == {"incumbent", "candidate"}
+    assert shadow["value"].null_count() == 0
+    assert report.manifest.parents["tiny/0000/checkpoint"] == first.data_version
 
 
 def test_a_first_round_has_no_companion_to_ask(home: Home) -> None:

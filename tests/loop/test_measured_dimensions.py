@@ -14,6 +14,7 @@ from selfimp_dagster.cli import app
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import MONITORS
+from selfimp_dagster.lifecycle.evaluation.monitors.sharing import sharing
 from selfimp_dagster.lifecycle.evaluation.report import (
     dimensions_of,
     read_dimensions,
@@ -21,7 +22,7 @@ from selfimp_dagster.lifecycle.evaluation.report import (
     read_report,
 )
 from selfimp_dagster.lifecycle.ledger import read_ledger
-from selfimp_dagster.lifecycle.policy import start_round
+from selfimp_dagster.lifecycle.policy import read_policy, start_round
 from selfimp_dagster.lifecycle.selection.stage import SUBSET, selected_rows
 from selfimp_dagster.lineage.views import connect
 from selfimp_dagster.records import DIMENSIONS, EVALUATIONS, REWORDINGS, SAMPLES
@@ -181,6 +182,19 @@ def test_a_round_whose_verifier_was_tampered_with_is_quarantined(
     asked = ["approve", "tiny/0001", "--who", "Ann", "--reason", "it was a test"]
     assert CliRunner().invoke(app, asked).exit_code == 0
     start_round(finished.bench, RoundKey("tiny", 2))
+
+
+def test_only_monitors_that_share_the_error_of_a_round_spend_it(two_rounds: Home) -> None:
+    for key in (_FIRST, _SECOND):
+        campaign = read_policy(two_rounds.store, key)[0].campaign
+        shares = sharing(campaign)
+        level = campaign.monitors.level_of_round(campaign.continuation.rounds, key.number, len(shares))
+        spent = {reading.monitor: reading.level for reading in read_monitors(two_rounds.store, key)}
+        bet = spent.pop("harmful_refinement")
+        assert bet in (None, campaign.monitors.level_of_bet)
+        tested = {monitor: level for monitor, level in spent.items() if level is not None}
+        assert set(tested) <= set(shares)
+        assert set(tested.values()) == {level}
 
 
 def test_items_are_asked_in_other_words_and_the_answers_kept_apart(two_rounds: Home) -> None:

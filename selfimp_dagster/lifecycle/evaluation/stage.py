@@ -5,6 +5,7 @@ import time
 import polars as pl
 
 from selfimp_dagster.campaign import Campaign
+from selfimp_dagster.lifecycle.companions import Companions, parent_checkpoint
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence, gather_monitor_evidence
@@ -91,12 +92,15 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     require_environments(campaign)
     checkpoint = bench.store.open(key, "checkpoint")
     before = {asset: bench.store.open(key, asset, verify=False) for asset in _BEFORE}
+    trained = parent_checkpoint(bench.store, policy)
+    companions = Companions(bench, trained)
     draft = bench.store.draft(
         key,
         ASSET,
         parents={
             "incumbent_policy": start.data_version,
             **{asset: artifact.data_version for asset, artifact in before.items()},
+            **({f"{policy.parent}/checkpoint": trained.data_version} if trained else {}),
         },
         config={
             "evaluation": campaign.evaluation.model_dump(mode="json"),
@@ -157,10 +161,12 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
             derive_seed(policy.seed, "judged tasks"),
             judges.judge,
             barred(JudgeRecord(**record) for record in corpus.facts.get("judges", ())),
+            companion=companions.find,
+            messages=campaign.messages,
         ),
     )
     draft.write_table("rewarded", given, REWARDED)
-    tokens += judges.tokens
+    tokens += judges.tokens + companions.tokens
     probe = probe_verifier(tasks_from_frame(drawn.unique("task_id")))
     monitored = gather_monitor_evidence(
         bench.store, policy, drawn, evaluations, draws, given, answered_twins, probe
