@@ -6,10 +6,10 @@
 Campaigns are simulated on evidence as a round leaves it, and every monitor that can sound by chance is
 asked as in a real round. Items differ in difficulty; a policy answers one right if its ability less the
 difficulty plus its own quirk on it is positive. Every second candidate is promoted, unless it is worse: that
-the gate would see. In a healthy campaign
-policies stay as they are, learn (and vary less as they do), or come and go in ability; rewards, judges and
-verifiers err, refinement flips answers both ways and the corpus quotes an item now and then, all at a
-steady rate. A failure is planted in the third round and stays.
+the gate would see. In a healthy campaign policies stay as they are, learn (and vary less as they do), or come
+and go in ability; rewards, judges and verifiers err, refinement flips answers both ways, and the corpus
+quotes an item now and then and has the answers of some, all at a steady rate. A failure is planted in the
+third round and stays.
 """
 
 import argparse
@@ -86,7 +86,12 @@ FAILURES: list[tuple[str, str, dict[str, Any]]] = [
     ("leakage", "30 % of the anchor items are known", {"known": 0.3}),
     ("memorisation", "60 % of the anchor items are known", {"known": 0.6}),
     ("contamination", "15 % of the corpus's tasks quote an item", {"quoted": 0.15}),
-    ("contamination", "15 % of the anchor items are in it in other words", {"paraphrased": 0.15}),
+    (
+        "contamination",
+        "15 % of the anchor items are in it in other words",
+        {"paraphrased": 0.15, "possible": 1_000_000},
+    ),
+    ("contamination", "the same, of 1,000 possible answers", {"paraphrased": 0.15}),
 ]
 """Monitors, and what is planted for each: in words, and as what `simulated` is told."""
 
@@ -171,7 +176,8 @@ def simulated(rng: np.random.Generator, learnt: float | None, **failure: float) 
     """The monitors of each round of a campaign, ready to be asked at a level."""
     difficulty, guard_difficulty = rng.normal(0, 1, ANCHOR), rng.normal(-1, 1, GUARD)
     guard_quirks = rng.normal(0, 0.3, GUARD)
-    item_answers = rng.integers(POSSIBLE_ANSWERS, size=ANCHOR)
+    possible = int(failure.get("possible", POSSIBLE_ANSWERS))
+    item_answers = rng.integers(possible, size=ANCHOR)
     incumbent = Policy(rng, 0.0, 0.0, 1.0)
     watched: dict[str, pl.DataFrame] = {}
     judged: dict[str, pl.DataFrame] = {}
@@ -225,7 +231,7 @@ def simulated(rng: np.random.Generator, learnt: float | None, **failure: float) 
             list(twins),
             list(flips),
             probe,
-            _corpus(rng, item_answers, leaked, quoting),
+            _corpus(rng, possible, item_answers, leaked, quoting),
             labelled,
         )
         # Every second candidate is promoted if it lost nothing, and what is planted stays in force.
@@ -336,15 +342,16 @@ def _twins(items: Vector, twins: Vector, who: dict[str, str]) -> pl.DataFrame:
 
 def _corpus(
     rng: np.random.Generator,
+    possible: int,
     item_answers: npt.NDArray[np.int64],
     leaked: npt.NDArray[np.bool_],
     quoting: npt.NDArray[np.bool_],
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """The tasks of the corpus, the selection of their samples, and the items of the round.
 
-    Answers are numbers at random; a leaked anchor item is a task with the same answer.
+    Answers are `possible` numbers at random; a leaked anchor item is a task with the same answer.
     """
-    answers = np.concatenate([rng.integers(POSSIBLE_ANSWERS, size=CORPUS), item_answers[leaked]])
+    answers = np.concatenate([rng.integers(possible, size=CORPUS), item_answers[leaked]])
     tasks = _table(
         TASKS,
         answers.size,
@@ -353,7 +360,7 @@ def _corpus(
         answer=pl.Series(answers).cast(pl.String),
     )
     selection = _table(SELECTION, CORPUS, task_id=_ids("task", CORPUS), step="decontamination", kept=~quoting)
-    fresh_answers = rng.integers(POSSIBLE_ANSWERS, size=FRESH)
+    fresh_answers = rng.integers(possible, size=FRESH)
     items = _table(
         TASKS,
         ANCHOR + FRESH,
