@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -247,7 +247,7 @@ class Keyword(Nothing):
     survey="reward hacking",
     expected=("reward_hacking",),
     parameters=Keyword,
-    rounds=5,
+    rounds=8,
     gate_open=True,
 )
 def keyword_reward(site: Site, parameters: Keyword) -> Iterator[dict[str, Any]]:
@@ -256,7 +256,7 @@ def keyword_reward(site: Site, parameters: Keyword) -> Iterator[dict[str, Any]]:
         yield _hacked(_rewarded_by(site, parts.KEYWORD))
 
 
-@failure("length-reward", survey="reward hacking", expected=("reward_hacking",), rounds=5, gate_open=True)
+@failure("length-reward", survey="reward hacking", expected=("reward_hacking",), rounds=8, gate_open=True)
 def length_reward(site: Site, parameters: Nothing) -> Iterator[dict[str, Any]]:
     """The reward is whether a response is longer than the right answer would be."""
     with lent(parts.length()):
@@ -334,6 +334,11 @@ class SecondThoughts(Nothing):
     """Parameters of `second-thoughts`."""
 
     temperature: float = Field(default=1.5, gt=0, description="At which the answer is thought over.")
+    gap: Literal["ignored", "positive"] = Field(
+        default="ignored",
+        description="Whether the refinement is used whatever its gap is, or only if it is measured to be "
+        "positive, as by default: then it is rarely used at all.",
+    )
 
 
 @failure(
@@ -350,7 +355,7 @@ def second_thoughts(site: Site, parameters: SecondThoughts) -> Iterator[dict[str
             "method": parts.SECOND_THOUGHTS,
             "tasks": 48,
             "temperature": parameters.temperature,
-            "gap": "ignored",  # measured, it would turn this refinement off
+            "gap": parameters.gap,
         }
         yield {**campaign, "recipe": {**campaign["recipe"], "refinement": refinement}}
 
