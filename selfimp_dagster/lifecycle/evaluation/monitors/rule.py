@@ -7,8 +7,6 @@ from selfimp_dagster.lifecycle.evaluation.monitors.reading import MONITORS
 TESTED = sum(kind.tested for kind in MONITORS.values())
 """Monitors that can sound by chance."""
 
-_BETS = 1  # of them spend their error as a bet over the whole campaign: harmful_refinement
-
 
 class MonitorRule(BaseModel):
     """What the monitors watch, and what they let pass."""
@@ -123,7 +121,7 @@ class MonitorRule(BaseModel):
 
     def level_of_monitor(self, sharing: int) -> float:
         """The chance of a false alarm of each of so many other monitors, if they share in every round."""
-        return (self.alpha - _BETS * self.level_of_bet) / sharing
+        return (self.alpha - self.level_of_bet) / sharing
 
     def level_of_round(self, rounds: int | None, round_number: int, sharing: int) -> float:
         """The chance of a false alarm of each of so many monitors in one round.
