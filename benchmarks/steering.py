@@ -94,18 +94,19 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--report", action="store_true", help="run nothing")
     given = parser.parse_args()
-    if not given.report:
-        for seed in given.seeds:
-            for arm in given.arms:
-                run_arm(given.out, seed, arm)
-    found = {
-        "budget": BUDGET,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": time.strftime("%Y-%m-%d"),
-        "rounds": [
-            row for seed in given.seeds for arm in given.arms for row in measured(given.out, seed, arm)
-        ],
-    }
+    with lent(RANDOM):  # what the random arm stored can only be read while its step is there
+        if not given.report:
+            for seed in given.seeds:
+                for arm in given.arms:
+                    run_arm(given.out, seed, arm)
+        found = {
+            "budget": BUDGET,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "date": time.strftime("%Y-%m-%d"),
+            "rounds": [
+                row for seed in given.seeds for arm in given.arms for row in measured(given.out, seed, arm)
+            ],
+        }
     (given.out / "steering.json").write_text(json.dumps(found, indent=1) + "\n")
     print(table(found["rounds"]), "\n")
     print(differences(found["rounds"]))
@@ -147,7 +148,7 @@ def run_arm(out: Path, seed: int, arm: str) -> None:
     share = kept_share(out, seed) if arm == "random" else None
     text = yaml.safe_dump(campaign(arm, student, seed, share), sort_keys=False)
     (where.campaigns / f"{arm}.yaml").write_text(text, encoding="utf-8")
-    with lent(RANDOM), open_instance(where.home) as instance:
+    with open_instance(where.home) as instance:
         for number in range(ROUNDS):
             if spent(store) >= BUDGET:
                 break
