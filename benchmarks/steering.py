@@ -1,15 +1,20 @@
 """Steering at equal compute: the steered campaign against no steering, random selection and an oracle.
 
-    python -m benchmarks.steering --out results/ --seeds 0 1 2
-    python -m benchmarks.steering --out results/ --report
+    python -m benchmarks.steering votes --out results/votes --seeds 0 1 2
+    python -m benchmarks.steering saturated --out results/saturated --seeds 0 1 2
+    python -m benchmarks.steering votes --out results/votes --report
 
 Every seed has a student of its own, a small transformer that was taught to copy and to reverse up to five
-letters, and four campaigns that go on from it on strings of four to eight:
+letters, and four campaigns that go on from it. In the case `votes` it copies and reverses four to eight
+letters, and learns from what most of its own answers agree on. In `saturated` three quarters of the tasks are
+copies of four or five letters, which it does well, the others reversals of four to eight, and a verifier says
+what is right.
 
-* unsteered: it learns from majority votes among its own answers; no verdict of a verifier is seen;
-* steered: the same recipe, with the rules of `steering` as they are shipped;
-* random: the same, but instead of what votes agree on, as many rows by chance as the unsteered arm kept;
-* oracle: the same, but what is right is kept, by the tasks' own answers.
+* unsteered: the recipe as it is;
+* steered: the same, with the rules of `steering` as they are shipped;
+* random: the same, but as many rows as the unsteered arm kept are kept by chance;
+* oracle: the same, but with what only somebody could know who has the truth: in `votes` what is right, in
+  `saturated` where the budget is needed, from the first round on.
 
 A campaign goes on until its tokens, drawn and trained, evaluation included, reach the budget; what counts is
 the policy in force after the last round that lies within it. Policies are then asked new strings from the
@@ -22,7 +27,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +39,7 @@ from pydantic import BaseModel, ConfigDict
 
 from selfimp_dagster.engines.base import Request, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
-from selfimp_dagster.lab.grounds import MOST_TOKENS, healthy
+from selfimp_dagster.lab.grounds import MOST_TOKENS, Ground, healthy
 from selfimp_dagster.lab.run import Lab, make_student
 from selfimp_dagster.lab.truth import solve
 from selfimp_dagster.lifecycle.evaluation.statistics import paired_difference_interval, wilson
@@ -51,11 +57,65 @@ from selfimp_dagster.store import ArtifactStore
 from selfimp_dagster.tasks import strings
 
 ARMS = ("unsteered", "steered", "random", "oracle")
-BUDGET = 1_600_000  # tokens of a campaign
-ROUNDS = 8
 ITEMS = 60  # strings of each operation and length that a policy is asked
-LENGTHS = range(4, 9)
 FAR_SEED = 2 * 10**9  # far from every seed that a campaign draws with
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the campaigns of a case are about.
+
+    `budget` is in tokens, `rounds` are the most that are run, `asked` the lengths that are measured by
+    operation. `oracle` changes the campaign of that arm.
+    """
+
+    ground: Ground
+    skills: dict[str, dict[str, Any]]
+    train: int
+    budget: int
+    rounds: int
+    asked: dict[strings.Operation, range]
+    oracle: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _knows_what_is_right(campaign: dict[str, Any]) -> dict[str, Any]:
+    _, *chain = campaign["recipe"]["selection"]
+    known = {"rewards": [{"method": "answer"}], "selection": [{"method": "verified"}, *chain]}
+    return campaign | {"recipe": campaign["recipe"] | known}
+
+
+def _knows_what_is_needed(campaign: dict[str, Any]) -> dict[str, Any]:
+    weights = {"copying": 0.1, "reversing": 0.9}
+    skills = {name: source | {"weight": weights[name]} for name, source in campaign["skills"].items()}
+    return campaign | {"skills": skills}
+
+
+def _strings(operation: strings.Operation, lengths: range, weight: float) -> dict[str, Any]:
+    bounds = {"shortest": lengths[0], "longest": lengths[-1]}
+    return {"suite": "strings", "operation": operation, "weight": weight, **bounds}
+
+
+_LONG, _SHORT = range(4, 9), range(4, 6)
+CASES = {
+    "votes": Case(
+        "voted",
+        {"copying": _strings("copy", _LONG, 1), "reversing": _strings("reverse", _LONG, 1)},
+        train=1200,
+        budget=1_600_000,
+        rounds=8,
+        asked={"copy": _LONG, "reverse": _LONG},
+        oracle=_knows_what_is_right,
+    ),
+    "saturated": Case(
+        "verified",
+        {"copying": _strings("copy", _SHORT, 3), "reversing": _strings("reverse", _LONG, 1)},
+        train=400,
+        budget=600_000,
+        rounds=8,
+        asked={"copy": _SHORT, "reverse": _LONG},
+        oracle=_knows_what_is_needed,
+    ),
+}
 
 
 class RandomShare(BaseModel):
@@ -89,22 +149,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("case", choices=CASES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--report", action="store_true", help="run nothing")
     given = parser.parse_args()
+    case = CASES[given.case]
     with lent(RANDOM):  # what the random arm stored can only be read while its step is there
         if not given.report:
             for seed in given.seeds:
                 for arm in given.arms:
-                    run_arm(given.out, seed, arm)
+                    run_arm(case, given.out, seed, arm)
         found = {
-            "budget": BUDGET,
+            "case": given.case,
+            "budget": case.budget,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "date": time.strftime("%Y-%m-%d"),
             "rounds": [
-                row for seed in given.seeds for arm in given.arms for row in measured(given.out, seed, arm)
+                row
+                for seed in given.seeds
+                for arm in given.arms
+                for row in measured(case, given.out, seed, arm)
             ],
         }
     (given.out / "steering.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -119,38 +185,37 @@ def installation(out: Path, seed: int, arm: str) -> Settings:
     return Settings(home=home, campaigns=home / "campaigns")
 
 
-def campaign(arm: str, student: Path, seed: int, share: float | None) -> dict[str, Any]:
+def campaign(case: Case, arm: str, student: Path, seed: int, share: float | None) -> dict[str, Any]:
     """The campaign file of an arm; all but what the arm is about is the same."""
-    plain = healthy("voted", arm, student, seed)
-    recipe = plain["recipe"]
-    chain = recipe["selection"]
-    if arm == "random":
-        chain = [{"method": "random_share", "share": share}, *chain[1:]]
-    if arm == "oracle":
-        recipe = recipe | {"rewards": [{"method": "answer"}]}
-        chain = [{"method": "verified"}, *chain[1:]]
-    optimization = recipe["optimization"] | {"learning_rate": 1e-3, "epochs": 6}
-    return {
+    plain = healthy(case.ground, arm, student, seed)
+    optimization = plain["recipe"]["optimization"] | {"learning_rate": 1e-3, "epochs": 6}
+    found = {
         **plain,
-        "pools": {"train": 1200, "anchor": 620, "fresh": 310, "guard": 60},
-        "recipe": recipe | {"selection": chain, "optimization": optimization},
+        "skills": case.skills,
+        "pools": {"train": case.train, "anchor": 620, "fresh": 310, "guard": 60},
+        "recipe": plain["recipe"] | {"optimization": optimization},
         "promotion": {"minimum_gain": 0.05},
-        "continuation": {"rounds": ROUNDS, "patience": ROUNDS},
+        "continuation": {"rounds": case.rounds, "patience": case.rounds},
         "steering": {} if arm == "steered" else None,
     }
+    if arm == "random":
+        _, *chain = found["recipe"]["selection"]
+        by_chance = {"method": RANDOM.name, "share": share}
+        return found | {"recipe": found["recipe"] | {"selection": [by_chance, *chain]}}
+    return case.oracle(found) if arm == "oracle" else found
 
 
-def run_arm(out: Path, seed: int, arm: str) -> None:
+def run_arm(case: Case, out: Path, seed: int, arm: str) -> None:
     """Runs the rounds of an arm that lie within the budget, and the one that would leave it."""
     where = installation(out, seed, arm)
     store = ArtifactStore(where.store)
     student = make_student(Lab(out / f"seed-{seed}" / "lab"), print, seed)
     share = kept_share(out, seed) if arm == "random" else None
-    text = yaml.safe_dump(campaign(arm, student, seed, share), sort_keys=False)
+    text = yaml.safe_dump(campaign(case, arm, student, seed, share), sort_keys=False)
     (where.campaigns / f"{arm}.yaml").write_text(text, encoding="utf-8")
     with open_instance(where.home) as instance:
-        for number in range(ROUNDS):
-            if spent(store) >= BUDGET:
+        for number in range(case.rounds):
+            if spent(store) >= case.budget:
                 break
             key = RoundKey(arm, number)
             if not store.has(key, "eval_report"):
@@ -174,17 +239,17 @@ def kept_share(out: Path, seed: int) -> float:
     return kept / drawn
 
 
-def measured(out: Path, seed: int, arm: str) -> Iterator[dict[str, Any]]:
+def measured(case: Case, out: Path, seed: int, arm: str) -> Iterator[dict[str, Any]]:
     """The policy in force after each round within the budget, and what it answers; first the student."""
     where = installation(out, seed, arm)
     store = ArtifactStore(where.store)
     student = make_student(Lab(out / f"seed-{seed}" / "lab"), print, seed)
     told: dict[str, Any] = {"seed": seed, "arm": arm, "selected": None, "right": None, "directives": []}
     policy, tokens = student, 0
-    yield told | {"round": None, "tokens": 0, "promoted": None, "answers": answers(policy, out)}
+    yield told | {"round": None, "tokens": 0, "promoted": None, "answers": answers(case, policy, out)}
     for row in read_ledger(store).sort("round").to_dicts():
         tokens += row["tokens"]
-        if tokens > BUDGET:
+        if tokens > case.budget:
             break
         key = RoundKey.parse(row["round"])
         if row["promoted"]:
@@ -195,7 +260,7 @@ def measured(out: Path, seed: int, arm: str) -> Iterator[dict[str, Any]]:
             "promoted": row["promoted"],
             **selection(store, key),
             "directives": directives(store, key),
-            "answers": answers(policy, out),
+            "answers": answers(case, policy, out),
         }
 
 
@@ -214,7 +279,7 @@ def directives(store: ArtifactStore, key: RoundKey) -> list[str]:
     return [directive.kind for directive in read_policy(store, key)[0].directives]
 
 
-def answers(model: Path, out: Path) -> dict[str, list[int]]:
+def answers(case: Case, model: Path, out: Path) -> dict[str, list[int]]:
     """By operation and length, whether each string is right; measured once for each set of weights."""
     from selfimp_dagster.models.hashing import policy_hash
 
@@ -224,8 +289,8 @@ def answers(model: Path, out: Path) -> dict[str, list[int]]:
         return found
     asked = [
         (f"{operation} {length}", prompt, answer)
-        for operation in ("copy", "reverse")
-        for length in LENGTHS
+        for operation, lengths in case.asked.items()
+        for length in lengths
         for prompt, answer, _ in islice(strings.items(operation, [length], FAR_SEED + length), ITEMS)
     ]
     requests = [
