@@ -30,12 +30,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import t
 
 from selfimp_dagster.engines.base import Request, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
@@ -363,7 +366,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> str:
     """The last policy of each arm less that of the unsteered one, on the same strings."""
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != "unsteered"]
-    lines = [f"| less unsteered | {' | '.join(f'seed {seed}' for seed in seeds)} | mean of the seeds |"]
+    lines = [f"| less unsteered | {' | '.join(f'seed {seed}' for seed in seeds)} | mean (95 % over seeds) |"]
     lines.append("|" + "---|" * (len(seeds) + 2))
     for arm in arms:
         cells, means = [], []
@@ -373,8 +376,16 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> str:
             low, high = paired_difference_interval(difference)
             means.append(_mean(difference))
             cells.append(f"{means[-1]:+.3f} ({low:+.3f} to {high:+.3f})")
-        lines.append(f"| {arm} | {' | '.join(cells)} | {_mean(means):+.3f} |")
+        lines.append(f"| {arm} | {' | '.join(cells)} | {_over_seeds(means)} |")
     return "\n".join(lines)
+
+
+def _over_seeds(means: Sequence[float]) -> str:
+    """The mean of the seeds' differences, with the 95 % interval of Student's t from their spread."""
+    if len(means) < 2:
+        return f"{_mean(means):+.3f}"
+    half = stdev(means) / sqrt(len(means)) * float(t.ppf(0.975, len(means) - 1))
+    return f"{_mean(means):+.3f} ({_mean(means) - half:+.3f} to {_mean(means) + half:+.3f})"
 
 
 def _mean(values: Sequence[float]) -> float:
