@@ -412,7 +412,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     panels[0][0].set(ylabel="right, of new strings")
-    panels[0][-1].legend(frameon=False, loc="lower right")
+    panels[0][-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
 
 
