@@ -110,13 +110,13 @@ def planned(campaign: dict[str, Any], rounds: int) -> dict[str, Any]:
     return {**campaign, "continuation": {**plan, "rounds": max(plan["rounds"], rounds)}}
 
 
-def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None) -> Path:
+def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None, seed: int = 0) -> Path:
     """The folder of the weights that all campaigns of the lab start from, trained when first needed."""
     where = lab.installation(SCHOOL)
     key, store = RoundKey(SCHOOL, 0), ArtifactStore(where.store)
     if not store.has(key, "eval_report"):
         tell("The student goes to school: once, for some minutes.")
-        _write_campaign(where, school(0))
+        _write_campaign(where, school(seed))
         with open_instance(where.home) as instance:
             run_round(instance, WorkbenchResource.at(where), key)
     return store.open(key, "checkpoint").folder / "model"
