@@ -19,7 +19,6 @@ from selfimp_dagster.lifecycle.selection import (
 )
 from selfimp_dagster.lifecycle.selection.chain import (
     ALWAYS_ON,
-    EARLIER,
     JUDGEMENTS,
     SelectionContext,
     SelectionStep,
@@ -28,13 +27,17 @@ from selfimp_dagster.lifecycle.selection.chain import (
     kept_sample_ids,
     run_chain,
 )
+from selfimp_dagster.lifecycle.selection.earlier import EARLIER, EarlierRows, HeldRows, StoredRows
 
 __all__ = [
     "ALWAYS_ON",
     "EARLIER",
     "JUDGEMENTS",
+    "EarlierRows",
+    "HeldRows",
     "SelectionContext",
     "SelectionStep",
+    "StoredRows",
     "check_chain",
     "decontamination",
     "deita",

@@ -18,6 +18,7 @@ from selfimp_dagster.engines.base import Message
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
+from selfimp_dagster.lifecycle.selection.earlier import EarlierRows
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
@@ -27,17 +28,6 @@ ALWAYS_ON = ("exact_duplicates", "near_duplicates", "decontamination")
 
 REWARD_FILTERS = ("verified",)
 """The steps that drop a sample for nothing but its reward."""
-
-EARLIER = pl.Schema(
-    {
-        "sample_id": pl.String,
-        "task_id": pl.String,
-        "round": pl.String,
-        "prompt": pl.String,
-        "response": pl.String,
-    }
-)
-"""Rows that the ancestor rounds kept; further columns are ignored."""
 
 JUDGEMENTS = pl.Schema(
     {
@@ -55,7 +45,7 @@ JUDGEMENTS = pl.Schema(
 class SelectionContext:
     """What the steps of one round may look at.
 
-    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor, fresh
+    `earlier` are the rows kept in the ancestor rounds; `evaluation_items` are the anchor, fresh
     and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
     asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
     is what the same step left in the parent round, `parent_gain` by how much that round's candidate was
@@ -65,7 +55,7 @@ class SelectionContext:
     tasks: pl.DataFrame
     samples: pl.DataFrame
     rewards: pl.DataFrame
-    earlier: pl.DataFrame
+    earlier: EarlierRows
     evaluation_items: pl.DataFrame
     seed: int
     messages: Callable[[str], tuple[Message, ...]]
@@ -220,12 +210,10 @@ def corpus_rows(context: SelectionContext) -> pl.DataFrame:
     Raises:
         SelfimpError: the frames of the context do not fit their schemas or each other.
     """
-    earlier = context.earlier.select(name for name in EARLIER if name in context.earlier.columns)
     for table, schema, name in (
         (context.tasks, TASKS, "tasks"),
         (context.samples, SAMPLES, "samples"),
         (context.rewards, REWARDS, "rewards"),
-        (earlier, EARLIER, "rows of earlier rounds"),
         (context.evaluation_items, TASKS, "evaluation items"),
     ):
         check_schema(table, schema, f"selected_subset, {name}")

@@ -2,28 +2,30 @@
 
 Of equal rows, one of an ancestor round stays, otherwise the one with the lowest sample id. Put
 these steps behind the one that verifies, or a wrong sample may stand for a right one.
+
+Rows of ancestor rounds are looked up in the index of duplicates; only those that share a key with a row of
+this corpus are read.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
-from typing import Self
 
+import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
-from rensa import RMinHash, RMinHashLSH
 
 from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionContext
-from selfimp_dagster.lifecycle.selection.text import figures, normalised, tokens
+from selfimp_dagster.lifecycle.selection.sketches import ContentKeys, Keys, NearKeys, Shingles
+from selfimp_dagster.lifecycle.selection.text import normalised
 from selfimp_dagster.registry import method
 
-_PERMUTATIONS = 128
-_RECALL = 0.99  # of pairs exactly at the threshold
-_MINHASH_SEED = 1  # fixed: which rows are duplicates must not depend on the round's seed
-_PUNCTUATION = frozenset(".,;:!?'\"`\u2019\u201c\u201d")
 _CACHED_TEXTS = 10_000
+_ROWS_AT_A_TIME = 250_000  # whose counterparts of earlier rounds are in memory at once
+_TEXTS = ("prompt", "response")
+_FOUND = pl.Schema(
+    {"sample_id": pl.String, "similarity": pl.Float64, "duplicate_of": pl.String, "round": pl.String}
+)
 
 
 class ExactDuplicatesParameters(BaseModel):
@@ -47,16 +49,15 @@ def exact_duplicates(
     The score is 1 for a duplicate, else 0; the evidence names the row that it repeats and that row's
     round. Deduplication as in Lee et al., arXiv:2107.06499.
     """
-    pair = [normalised(pl.col("prompt")).alias("prompt"), normalised(pl.col("response")).alias("response")]
-    original = (
-        _earlier_then_current(rows, context)
-        .select(pl.col("sample_id").alias("duplicate_of"), "round", "current", *pair)
-        .unique(["prompt", "response"], keep="first", maintain_order=True)
+    ordered = rows.select("sample_id", "round", *_TEXTS).sort("sample_id")
+    keys = ContentKeys().keys(ordered)
+    found = pl.concat([_of_earlier(ordered, keys, context), _of_current(ordered, keys)]).unique(
+        "sample_id", keep="first", maintain_order=True
     )
-    duplicate = ~pl.col("current") | (pl.col("duplicate_of") != pl.col("sample_id"))
+    duplicate = pl.col("duplicate_of").is_not_null()
     return (
-        rows.select("sample_id", *pair)
-        .join(original, on=["prompt", "response"], how="left", maintain_order="left")
+        rows.select("sample_id")
+        .join(found, on="sample_id", how="left", maintain_order="left")
         .select(
             "sample_id",
             duplicate.cast(pl.Float64).alias("score"),
@@ -106,13 +107,8 @@ def near_duplicates(
     reaches the threshold, else 0; the evidence names that row, its round and the similarity.
     """
     found = pl.DataFrame(
-        list(_near(_Texts.of(rows, context, parameters.ngram), parameters.threshold)),
-        schema={
-            "sample_id": pl.String,
-            "similarity": pl.Float64,
-            "duplicate_of": pl.String,
-            "round": pl.String,
-        },
+        list(_near(rows.select("sample_id", "round", *_TEXTS).sort("sample_id"), context, parameters)),
+        schema=_FOUND,
         orient="row",
     )
     duplicate = pl.col("duplicate_of").is_not_null()
@@ -136,92 +132,112 @@ def near_duplicates(
     )
 
 
-def _earlier_then_current(rows: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
-    """The rows in the order in which they may stay: ancestor rounds first, then by sample id."""
-    columns = ["sample_id", "round", "prompt", "response"]
-    earlier = context.earlier.select(columns).sort("round", "sample_id")
-    return pl.concat(
-        [
-            earlier.with_columns(pl.col("prompt", "response").fill_null(""), current=pl.lit(False)),
-            rows.select(columns).sort("sample_id").with_columns(current=pl.lit(True)),
-        ]
-    )
+def _of_earlier(ordered: pl.DataFrame, keys: Keys, context: SelectionContext) -> pl.DataFrame:
+    """Rows that an ancestor round has, with the first of it that does (_FOUND)."""
+    shared = context.earlier.sharing(ContentKeys(), keys)
+    parts = [
+        _same_texts(ordered[part["row"]], context.earlier.at(part["place"]), part)
+        for part in shared.iter_slices(_ROWS_AT_A_TIME)
+    ]
+    return pl.concat([_FOUND.to_frame(), *parts])
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """Rows whose figures another row has too, and the tokens of their prompts and responses by id."""
-
-    rows: pl.DataFrame
-    tokens: pl.Series
-    ngram: int
-
-    @classmethod
-    def of(cls, rows: pl.DataFrame, context: SelectionContext, ngram: int) -> Self:
-        both = _earlier_then_current(rows, context).with_row_index("row")
-        distinct = (
-            pl.concat([both["prompt"], both["response"]])
-            .unique(maintain_order=True)
-            .alias("text")
-            .to_frame()
-            .with_row_index("id")
-        )
-        ids = distinct.with_columns(figures(pl.col("text")).alias("figures"))
-        key = ["prompt_figures", "response_figures"]
-        blocks = (
-            both.join(ids.select(pl.all().name.prefix("prompt_")), left_on="prompt", right_on="prompt_text")
-            .join(ids.select(pl.all().name.prefix("response_")), left_on="response", right_on="response_text")
-            .filter((pl.len().over(key) > 1) & pl.col("current").any().over(key))
-            .with_columns(pl.struct(key).rank("dense").alias("block"))
-            .sort("block", "row")
-            .select("block", "row", "sample_id", "round", "current", "prompt_id", "response_id")
-        )
-        return cls(blocks, distinct.select(tokens(pl.col("text"))).to_series(), ngram)
-
-    def shingles(self, text_id: int) -> frozenset[str]:
-        words = [word for word in self.tokens[text_id] if word not in _PUNCTUATION]
-        last = max(len(words) - self.ngram, 0)
-        return frozenset(" ".join(words[start : start + self.ngram]) for start in range(last + 1))
+def _same_texts(current: pl.DataFrame, earlier: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """The pairs whose texts are the same: `current` has a row for each, `earlier` one for each place."""
+    other = pairs.select("place").join(earlier, on="place", how="left", maintain_order="left")
+    return _equal(current, other.with_columns(pl.col(_TEXTS).fill_null("")))
 
 
-def _near(texts: _Texts, threshold: float) -> Iterator[tuple[str, float, str, str]]:
+def _of_current(ordered: pl.DataFrame, keys: Keys) -> pl.DataFrame:
+    """Rows that this corpus has, with the first of it (_FOUND)."""
+    place = pl.DataFrame({"key": keys[:, 0]}).with_row_index("row")
+    first = place.select("row", first=pl.col("row").first().over("key"))
+    repeats = first.filter(pl.col("row") != pl.col("first"))
+    return _equal(ordered[repeats["row"]], ordered[repeats["first"]])
+
+
+def _equal(current: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """Where two rows have the same texts and not only the same key: the first repeats the second (_FOUND)."""
+    texts = [normalised(pl.col(text)) for text in _TEXTS]
+    same = (current.select(texts).to_struct() == other.select(texts).to_struct()).alias("same")
+    return pl.DataFrame(
+        {
+            "sample_id": current["sample_id"],
+            "similarity": pl.repeat(1.0, current.height, eager=True),
+            "duplicate_of": other["sample_id"],
+            "round": other["round"],
+        },
+        schema=_FOUND,
+    ).filter(same)
+
+
+def _near(
+    ordered: pl.DataFrame, context: SelectionContext, parameters: NearDuplicatesParameters
+) -> Iterator[tuple[str, float, str, str]]:
     """Yields sample id, similarity, and the id and round of the row that stays, for each near-duplicate."""
-    shingles = lru_cache(maxsize=_CACHED_TEXTS)(texts.shingles)
-    bands = _bands(threshold)
-    for _, block in groupby(texts.rows.iter_rows(named=True), key=itemgetter("block")):
-        rows = list(block)
-        parts = [(row["prompt_id"], row["response_id"]) for row in rows]
-        staying = RMinHashLSH(threshold, _PERMUTATIONS, bands)
-        for at, row in enumerate(rows):
-            sketch = RMinHash(_PERMUTATIONS, _MINHASH_SEED)
-            # Tagged, so that the similarity of the union is at least that of the worse part.
-            for tag, text in zip(("prompt", "response"), parts[at], strict=True):
-                sketch.update([f"{tag} {shingle}" for shingle in shingles(text)])
-            if row["current"]:
-                best, twin = 0.0, row
-                for candidate in sorted(staying.query(sketch)):
-                    similarity = min(
-                        _jaccard(shingles(a), shingles(b))
-                        for a, b in zip(parts[at], parts[candidate], strict=True)
-                    )
-                    if similarity > best:
-                        best, twin = similarity, rows[candidate]
-                if best >= threshold:
-                    yield row["sample_id"], best, twin["sample_id"], twin["round"]
-                    continue
-            staying.insert(at, sketch)
+    kind = NearKeys.at(parameters.threshold, parameters.ngram)
+    keys = kind.keys(ordered)
+    groups = _groups(keys)
+    shared = context.earlier.sharing(kind, keys)
+    looked_at = np.union1d(np.flatnonzero((groups >= 0).any(axis=1)), shared["row"].to_numpy())
+    earlier = context.earlier.at(shared["place"]).sort("place").with_row_index("at")
+    of_earlier = dict(
+        shared.join(earlier.select("place", "at"), on="place").group_by("row").agg(pl.col("at")).iter_rows()
+    )
+    columns = ["sample_id", "round", *_TEXTS]
+    pool = pl.concat([earlier.select(columns), ordered[looked_at].select(columns)])  # in order of precedence
+    similarity = _similarity(pool, parameters.ngram)
+    ids, rounds = pool["sample_id"], pool["round"]
+    staying = defaultdict[int, list[int]](list)
+    for at, row in enumerate(looked_at.tolist(), start=earlier.height):
+        of_row = groups[row][groups[row] >= 0].tolist()
+        best, twin = 0.0, at
+        for candidate in sorted({*of_earlier.get(row, ()), *(at for g in of_row for at in staying[g])}):
+            similar = similarity(at, candidate)
+            if similar > best:
+                best, twin = similar, candidate
+        if best >= parameters.threshold:
+            yield ids[at], best, ids[twin], rounds[twin]
+            continue
+        for group in of_row:
+            staying[group].append(at)
 
 
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+def _groups(keys: Keys) -> np.ndarray:
+    """(rows, keys of a row): the number of each key that several rows have, and -1 for others."""
+    groups = np.full(keys.shape, -1, np.int32)
+    known = 0
+    for band in range(keys.shape[1]):
+        order = np.argsort(keys[:, band])
+        same = np.diff(keys[order, band]) == 0
+        number = np.concatenate([[0], np.cumsum(~same)])[: order.size]
+        several = (
+            np.concatenate([same, [False]])[: order.size] | np.concatenate([[False], same])[: order.size]
+        )
+        groups[order[several], band] = number[several] + known
+        known += order.size
+    return groups
+
+
+def _similarity(pool: pl.DataFrame, ngram: int) -> Callable[[int, int], float]:
+    """The similarity of two rows: the smaller of the Jaccard similarities of their prompts and responses."""
+    texts = pl.concat([pool[text].alias("text") for text in _TEXTS]).unique().to_frame().with_row_index("id")
+    parts = [
+        pool.select(text)
+        .join(texts, left_on=text, right_on="text", how="left", maintain_order="left")["id"]
+        .to_list()
+        for text in _TEXTS
+    ]
+    shingles = lru_cache(maxsize=_CACHED_TEXTS)(Shingles.of(texts["text"], ngram).of_text)
+
+    def jaccard(a: int, b: int) -> float:
+        return 1.0 if a == b else _jaccard(shingles(a), shingles(b))
+
+    return lambda one, other: min(jaccard(part[one], part[other]) for part in parts)
+
+
+def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     if a == b:
         return 1.0
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
-
-
-def _bands(threshold: float) -> int:
-    """The fewest LSH bands, a power of two, that find a pair at the threshold with probability _RECALL."""
-    bands = 1
-    while bands < _PERMUTATIONS and 1 - (1 - threshold ** (_PERMUTATIONS // bands)) ** bands < _RECALL:
-        bands *= 2
-    return bands

@@ -22,6 +22,7 @@ from selfimp_dagster.lifecycle.selection.chain import (
     kept_sample_ids,
     run_chain,
 )
+from selfimp_dagster.lifecycle.selection.earlier import StoredRows
 from selfimp_dagster.lifecycle.selection.models import Models, Role
 from selfimp_dagster.lifecycle.selection.spare import SPARE, spare_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
@@ -80,7 +81,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         tasks=tasks,
         samples=samples,
         rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.judges),
-        earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
+        earlier=StoredRows(bench.store, policy.line[:-1], bench.progress),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
         messages=campaign.messages,

@@ -11,7 +11,7 @@ import pytest
 from selfimp_dagster.engines.base import Engine, Message, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.lifecycle.rewards.context import Judge
-from selfimp_dagster.lifecycle.selection import EARLIER, SelectionContext, SelectionStep
+from selfimp_dagster.lifecycle.selection import EARLIER, HeldRows, SelectionContext, SelectionStep
 from selfimp_dagster.lifecycle.selection.models import Models, Role
 from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS, frame
@@ -141,12 +141,14 @@ def make_corpus(
             ],
             REWARDS,
         ),
-        earlier=frame(
-            [
-                {"sample_id": s, "task_id": f"task {p}", "round": r, "prompt": p, "response": response}
-                for s, r, p, response in earlier
-            ],
-            EARLIER,
+        earlier=HeldRows(
+            frame(
+                [
+                    {"sample_id": s, "task_id": f"task {p}", "round": r, "prompt": p, "response": response}
+                    for s, r, p, response in earlier
+                ],
+                EARLIER,
+            )
         ),
         evaluation_items=frame([_task(item, p, item_skill) for item, p in items], TASKS),
         seed=0,

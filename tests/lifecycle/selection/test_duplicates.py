@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from selfimp_dagster.lifecycle.selection.duplicates import _bands
+from selfimp_dagster.lifecycle.selection.sketches import NearKeys, found_with
 
 STORY = (
     "On a cold morning the old sailor walked down to the harbour, untied the small green boat that his "
@@ -111,5 +111,6 @@ def test_planted_near_duplicates_are_found_among_many_rows(corpus, judge):
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.9, 0.95, 1.0])
 def test_the_bands_find_a_pair_at_the_threshold(threshold):
-    bands = _bands(threshold)
-    assert 1 - (1 - threshold ** (128 // bands)) ** bands >= 0.99
+    bands = NearKeys.at(threshold, ngram=3).bands
+    assert found_with(bands, threshold) >= 0.99
+    assert bands == 1 or found_with(bands // 2, threshold) < 0.99

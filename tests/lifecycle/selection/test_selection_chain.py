@@ -56,7 +56,9 @@ def test_every_sample_is_kept_or_dropped_once_whatever_the_order_of_the_rows(cor
         assert fates.height == len(CHAIN) or not fates["kept"][-1]
 
     seed = data.draw(st.integers(0, 1000))
-    shuffled = {name: getattr(context, name).sample(fraction=1.0, shuffle=True, seed=seed) for name in FRAMES}
+    frames = {name: getattr(context, name) for name in FRAMES} | {"earlier": context.earlier.rows}
+    shuffled = {name: frame.sample(fraction=1.0, shuffle=True, seed=seed) for name, frame in frames.items()}
+    shuffled["earlier"] = HeldRows(shuffled["earlier"])
     assert run_chain(CHAIN, replace(context, **shuffled))[0].equals(selection)
 
 
