@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.selection import (
     ALWAYS_ON,
+    HeldRows,
     SelectionStep,
     check_chain,
     funnel,
@@ -19,7 +20,7 @@ from selfimp_dagster.records import SELECTION
 from selfimp_dagster.registry import Method, all_methods
 
 CHAIN = [SelectionStep.of(name) for name in ("verified", *ALWAYS_ON, "difficulty_band", "cap_per_task")]
-FRAMES = ("tasks", "samples", "rewards", "earlier", "evaluation_items")
+FRAMES = ("tasks", "samples", "rewards", "evaluation_items")
 
 WORDS = st.sampled_from(["12", "45", "+", "=", "sum", "so", "the", "\n", ".", "x"])
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join)
