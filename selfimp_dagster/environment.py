@@ -17,7 +17,6 @@ _PACKAGES = (
     "peft",
     "polars",
     "reasoning-gym",
-    "rensa",
     "safetensors",
     "scipy",
     "tokenizers",

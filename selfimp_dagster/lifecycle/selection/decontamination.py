@@ -26,7 +26,7 @@ from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionConte
 from selfimp_dagster.lifecycle.selection.text import numbers, tokens
 from selfimp_dagster.registry import method
 
-_CHUNK = 20_000  # texts whose n-grams are in memory at once
+_CHUNK = 20_000  # rows whose n-grams are in memory at once
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so no n-gram's hash forgets a token
 _MATCHES = pl.Schema(
     {
@@ -68,9 +68,15 @@ def decontamination(
     allowance for templates is this project's own.
     """
     items = _items(context.evaluation_items)
+    wanted = _wanted(_long(items, parameters.ngram), parameters.ngram, parameters.template_share)
+    parts = [_judged(part, items, wanted, parameters.ngram) for part in rows.iter_slices(_CHUNK)]
+    return pl.concat([JUDGEMENTS.to_frame(), *parts])
+
+
+def _judged(rows: pl.DataFrame, items: pl.DataFrame, wanted: pl.DataFrame, size: int) -> pl.DataFrame:
     fields, texts = _fields(rows)
     found = (
-        _matches(texts, items, parameters)
+        _matches(texts, items, wanted, size)
         .join(fields, on="text")
         .join(items.select("item", "item_id", "skill"), on="item")
         .sort("sample_id", "share", "rule", "item_id", "field", descending=[False, True, True, False, False])
@@ -134,19 +140,18 @@ def _fields(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return fields, texts
 
 
-def _matches(texts: pl.DataFrame, items: pl.DataFrame, parameters: DecontaminationParameters) -> pl.DataFrame:
-    size = parameters.ngram
+def _long(items: pl.DataFrame, size: int) -> pl.DataFrame:
+    return items.filter(pl.col("tokens").list.len() >= size)
+
+
+def _matches(texts: pl.DataFrame, items: pl.DataFrame, wanted: pl.DataFrame, size: int) -> pl.DataFrame:
+    read = texts.select("text", tokens(pl.col("content")).alias("tokens"))
+    hits = _ngrams(read, "text", size).join(wanted, on="hash")
+    found = [_whole(hits, read, _long(items, size)), _parts(hits, read, size)]
     short = items.filter(pl.col("tokens").list.len() < size)
-    long = items.filter(pl.col("tokens").list.len() >= size)
-    wanted = _wanted(long, size, parameters.template_share)
-    found = [_MATCHES.to_frame()]
     if not short.is_empty():
         found.append(_standing_alone(texts, short))
-    for chunk in texts.iter_slices(_CHUNK):
-        read = chunk.select("text", tokens(pl.col("content")).alias("tokens"))
-        hits = _ngrams(read, "text", size).join(wanted, on="hash")
-        found += [_whole(hits, read, long), _parts(hits, read, size)]
-    return pl.concat(found)
+    return pl.concat([_MATCHES.to_frame(), *found])
 
 
 def _wanted(items: pl.DataFrame, size: int, template_share: float) -> pl.DataFrame:

@@ -185,7 +185,9 @@ def write_run(path: Path, runs: Sequence[Run | RunFile]) -> RunFile:
                     stop = min(start + _PER_BLOCK, ready)
                     block = (written + start) // _PER_BLOCK
                     fences[block] = held.keys[start]
-                    checksums[block] = zlib.crc32(held.places[start:stop], zlib.crc32(held.keys[start:stop]))
+                    checksums[block] = zlib.crc32(
+                        held.places[start:stop].tobytes(), zlib.crc32(held.keys[start:stop].tobytes())
+                    )
                 os.pwrite(file.fileno(), held.keys[:ready].tobytes(), offset + 8 * written)
                 os.pwrite(file.fileno(), held.places[:ready].tobytes(), offset + 8 * (size + written))
                 written += ready
@@ -246,13 +248,14 @@ class LineIndex:
         found, places = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
         for start in range(0, queries.size, _QUERIES_AT_A_TIME):
             part = queries[start : start + _QUERIES_AT_A_TIME]
-            for place, run in enumerate(runs):
-                try:
-                    at, where = run.find(part)
-                except DamagedRun as damage:
-                    self._discard(damage)
-                    runs = self._runs()
-                    at, where = runs[place].find(part)
+            for place in range(len(runs)):
+                while True:
+                    try:
+                        at, where = runs[place].find(part)
+                        break
+                    except DamagedRun as damage:
+                        self._discard(damage)
+                        runs = self._runs()
                 found.append(at + start)
                 places.append(where)
         return np.concatenate(found), np.concatenate(places)

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.selection import HeldRows, StoredRows
 from selfimp_dagster.lifecycle.selection.duplicate_index import FOLDER, Run, RunFile, write_run
-from selfimp_dagster.lifecycle.selection.sketches import ContentKeys, NearKeys
+from selfimp_dagster.lifecycle.selection.sketches import ContentKeys, NearKeys, found_with
 from selfimp_dagster.lifecycle.selection.stage import SUBSET
 from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.records import frame
@@ -128,7 +129,7 @@ def test_a_row_that_was_altered_is_an_error_and_no_duplicate(line):
     assert len(found(StoredRows(store, keys, QUIET), asked)) == 1
     table = store.open(keys[3], "selected_subset").folder / "subset.parquet"
     pl.read_parquet(table).with_columns(response=pl.lit("x")).write_parquet(table)
-    with pytest.raises(Exception, match="hash mismatch"):
+    with pytest.raises(SelfimpError, match="hash mismatch"):
         found(StoredRows(store, keys, QUIET), asked)
 
 
@@ -171,7 +172,7 @@ def test_a_disk_that_does_not_keep_what_is_written_is_an_error(line, monkeypatch
         return RunFile.open(path)
 
     monkeypatch.setattr("selfimp_dagster.lifecycle.selection.duplicate_index.write_run", rot)
-    with pytest.raises(Exception, match="damaged again"):
+    with pytest.raises(SelfimpError, match="damaged again"):
         StoredRows(store, keys[:1], QUIET).sharing(KIND, asked)
 
 
@@ -184,8 +185,6 @@ def test_keys_of_content_ignore_white_space_alone():
 
 def test_the_signatures_of_similar_texts_agree_as_often_as_they_are_similar():
     """Of many pairs at one similarity the share that has a key in common is what the formula says."""
-    from selfimp_dagster.lifecycle.selection.sketches import found_with
-
     random, kind = np.random.default_rng(0), NearKeys(ngram=1, bands=16)
     vocabulary = [tale(number) for number in range(26 * 26)]
     pairs = [random.permutation(676)[:90] for _ in range(1500)]

@@ -196,7 +196,9 @@ def test_samples_without_a_task_and_ids_there_twice_are_refused(corpus):
 
 def test_earlier_rows_may_have_further_columns_and_may_not_lack_any(corpus):
     context = corpus([("a", "1 + 1 =", "2")], rewards={"a": 1.0})
-    run_chain(CHAIN, replace(context, earlier=context.earlier.with_columns(skill=pl.lit("sums"))))
+    run_chain(
+        CHAIN, replace(context, earlier=HeldRows(context.earlier.rows.with_columns(skill=pl.lit("sums"))))
+    )
     with pytest.raises(SelfimpError, match="prompt is missing"):
         run_chain(CHAIN, replace(context, earlier=context.earlier.drop("prompt")))
 
