@@ -195,12 +195,10 @@ def test_samples_without_a_task_and_ids_there_twice_are_refused(corpus):
 
 
 def test_earlier_rows_may_have_further_columns_and_may_not_lack_any(corpus):
-    context = corpus([("a", "1 + 1 =", "2")], rewards={"a": 1.0})
-    run_chain(
-        CHAIN, replace(context, earlier=HeldRows(context.earlier.rows.with_columns(skill=pl.lit("sums"))))
-    )
+    rows = corpus([], earlier=[("z", "test/0000", "1 + 1 =", "2")]).earlier.rows
+    assert HeldRows(rows.with_columns(skill=pl.lit("sums"))).rows.equals(rows)
     with pytest.raises(SelfimpError, match="prompt is missing"):
-        run_chain(CHAIN, replace(context, earlier=context.earlier.drop("prompt")))
+        HeldRows(rows.drop("prompt"))
 
 
 def test_every_selection_method_says_what_it_does_and_where_it_comes_from():
