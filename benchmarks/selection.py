@@ -2,8 +2,8 @@
 
     python -m benchmarks.selection --datatrove DATATROVE_VENV/bin/python
 
-Rows are made up: a prompt and a story of 100 words drawn by Zipf's law. A tenth are copies of another row with
-up to four words changed, half of them copies of a row of an earlier round. The chain `exact_duplicates`,
+Rows are made up: a prompt and a story of 100 words by Zipf's law. A tenth are copies of another row, with
+up to four words changed, half of them of a row of an earlier round. The chain `exact_duplicates`,
 `near_duplicates`, `decontamination`, `verified`, `length_filter` judges them as a round of a campaign would:
 read from Parquet, looked up in the index of a stored round of as many rows, every fate written to Parquet.
 
@@ -147,20 +147,20 @@ def peer(python: Path, folder: Path) -> tuple[float, int]:
         .collect()
     )
     (folder / "jsonl").mkdir()
-    files = os.cpu_count() or 1
-    for number in range(files):
-        documents.gather_every(files, number).write_ndjson(folder / "jsonl" / f"{number}.jsonl")
+    parts = os.cpu_count() or 1
+    for number in range(parts):
+        documents.gather_every(parts, number).write_ndjson(folder / "jsonl" / f"{number}.jsonl")
     script = folder / "peer.py"
     script.write_text(PEER)
     started = time.monotonic()
     done = subprocess.run(
-        [python, script, folder / "jsonl", folder / "datatrove", str(files)], capture_output=True, text=True
+        [python, script, folder / "jsonl", folder / "datatrove", str(parts)], capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     wall = time.monotonic() - started
-    kept = [gzip.open(path).read().count(b"\n") for path in (folder / "datatrove" / "kept").glob("*.gz")]
-    return wall, sum(kept)
+    files = (folder / "datatrove" / "kept").glob("*.gz")
+    return wall, sum(gzip.decompress(path.read_bytes()).count(b"\n") for path in files)
 
 
 def version(python: Path) -> str:
@@ -330,7 +330,7 @@ def recall(folder: Path, selection: pl.DataFrame) -> dict[str, tuple[int, int]]:
 
 
 def growth(folder: Path, most: int) -> Iterator[tuple[int, float, int]]:
-    """For lines of 1, 10, 100 ... rounds: seconds of one more round's look-ups, and the bytes of the index."""
+    """For lines of 1, 10, 100 ... rounds: seconds of one more round's look-ups, bytes of the index."""
     store, progress = ArtifactStore(folder), LogProgress(lambda line: None)
     random, vocabulary = np.random.default_rng(2), np.array([f"word{n}" for n in range(20_000)])
     kinds = [ContentKeys(), NearKeys.at(0.9, 3)]
