@@ -269,15 +269,26 @@ def test_no_program_outlives_the_process_that_started_it(sandbox: Sandbox, tmp_p
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
-        children = _until(lambda: psutil.Process(starter.pid).children(recursive=True))
-        _until(lambda: [child for child in children if "main.py" in " ".join(child.cmdline())])
+        _until(lambda: [child for child in _children(starter) if "main.py" in _command(child)])
         time.sleep(0.3)  # the launcher has become the program
-        children = psutil.Process(starter.pid).children(recursive=True)
+        children = _children(starter)
     finally:
         starter.kill()
         starter.wait()
     assert children
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def _children(starter: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(starter.pid).children(recursive=True)
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line; empty of a process that has ended since it was listed, as the launcher's helpers do."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _until(found: Callable[[], list[Any]]) -> list[Any]:
