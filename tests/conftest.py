@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 from home import Home
 from hypothesis import settings
@@ -13,13 +12,9 @@ from tiny_model import build_tiny_model
 # A tiny model gains nothing from a second torch thread, and on a busy machine loses most of its time to it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("busy machine", deadline=None)  # how long an example takes says nothing there
-settings.load_profile("busy machine")
-
-
 # How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,12 @@
 """The generation-verification gap in the stage `refined_outputs`: measured first, and obeyed."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +41,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Home:
 
 
 @pytest.fixture
-def refine(trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Artifact]:
-    """Runs the stage of the round with a refinement, in a copy of its own."""
-    home = trained.copy_to(tmp_path / "copy")
+def home(trained: Home, tmp_path: Path) -> Home:
+    """The same in a copy of its own."""
+    return trained.copy_to(tmp_path / "copy")
 
-    def run(**choice: Any) -> Artifact:
-        def with_choice(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
-            policy, start = read_policy(store, key)
-            campaign = policy.campaign.with_recipe({"refinement": choice}, where="test")
-            return policy.model_copy(update={"campaign": campaign}), start
 
-        monkeypatch.setattr(stage, "read_policy", with_choice)
+@pytest.fixture
+def refine(home: Home) -> Callable[..., Artifact]:
+    return partial(run_stage, home)
+
+
+def run_stage(home: Home, **choice: Any) -> Artifact:
+    """Runs the stage of the round with a refinement."""
+
+    def with_choice(store: ArtifactStore, key: RoundKey) -> tuple[Policy, Artifact]:
+        policy, start = read_policy(store, key)
+        campaign = policy.campaign.with_recipe({"refinement": choice}, where="test")
+        return policy.model_copy(update={"campaign": campaign}), start
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "read_policy", with_choice)
         return stage.refine_outputs(home.bench, _KEY, {})
-
-    return run
 
 
 @pytest.mark.parametrize("required", ["positive", "proven"])
@@ -85,29 +98,61 @@ def test_one_that_does_not_leaves_the_answers_as_they_are(
     assert drawn.height > table.height + 12
 
 
-def test_what_the_gap_drew_is_not_drawn_again(
-    refine: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+def test_killed_while_the_gap_is_measured_it_draws_what_is_missing_and_comes_out_the_same(
+    home: Home, trained: Home, tmp_path: Path
 ) -> None:
+    other = trained.copy_to(tmp_path / "uninterrupted")
+    with _watched() as all_drawn:
+        wanted = run_stage(other, **_HELPS)
+    log = home.folder / "drawn.txt"
+    killed = subprocess.run(
+        [sys.executable, "-c", _DIES_IN_ITS_THIRD_DRAW, str(home.folder), str(home.model), str(log)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    begun = log.read_text().split()
+    assert 0 < len(begun) < len(all_drawn)
+    with _watched() as drawn:
+        made = run_stage(home, **_HELPS)
+    assert sorted(begun + drawn) == sorted(all_drawn)
+    assert made.data_version == wanted.data_version
+    assert made.facts["gap"] == wanted.facts["gap"]
+
+
+_DIES_IN_ITS_THIRD_DRAW = """
+import os, signal, sys
+from pathlib import Path
+import test_refinement_gap as tests
+from home import Home
+
+with tests._watched() as drawn:
+    engine, watching, batches = tests.TransformersEngine, tests.TransformersEngine.generate, []
+
+    def dying(self, *arguments, **others):
+        if len(batches) == 2:
+            Path(sys.argv[3]).write_text(" ".join(drawn))
+            os.kill(os.getpid(), signal.SIGKILL)
+        batches.append(None)
+        yield from watching(self, *arguments, **others)
+
+    engine.generate = dying
+    tests.run_stage(Home(Path(sys.argv[1]), Path(sys.argv[2])), **tests._HELPS)
+"""
+
+
+@contextmanager
+def _watched() -> Iterator[list[str]]:
+    """The samples that engines are asked for meanwhile."""
     drawn: list[str] = []
     generate = TransformersEngine.generate
-    stop_after = 2
 
     def watch(
         engine: TransformersEngine, requests: Sequence[Request], sampling: Sampling, **others: Any
     ) -> Iterator[list[Completion]]:
-        nonlocal stop_after
-        if stop_after == 0:
-            raise KeyboardInterrupt
-        stop_after -= 1
         drawn.extend(request.request_id for request in requests)
         yield from generate(engine, requests, sampling, **others)
 
-    monkeypatch.setattr(TransformersEngine, "generate", watch)
-    with pytest.raises(KeyboardInterrupt):
-        refine(**_HELPS)
-    begun = list(drawn)
-    assert begun
-    stop_after = 1000
-    made = refine(**_HELPS)
-    assert len(drawn) == len(set(drawn)), "something was drawn twice"
-    assert set(begun) <= set(made.table("samples", SAMPLES)["sample_id"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransformersEngine, "generate", watch)
+        yield drawn

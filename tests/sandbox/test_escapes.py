@@ -284,7 +284,7 @@ def _children(starter: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _command(process: psutil.Process) -> str:
-    """Its command line; empty of a process that has ended since it was listed, as the launcher's helpers do."""
+    """Its command line; empty of one that has ended since it was listed, as helpers of the launcher do."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
