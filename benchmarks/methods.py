@@ -29,6 +29,7 @@ import yaml
 from scipy import stats
 
 from benchmarks.arithmetic import CAMPAIGN, mix
+from benchmarks.plain import ANSWER_TOKENS, GROUP, Script, grpo, rejection
 from selfimp_dagster.campaign import Campaign, load_campaign
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.errors import SelfimpError
@@ -44,17 +45,20 @@ from selfimp_dagster.records import TASKS
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
 from selfimp_dagster.tasks.pools import draw_pool, pool_seed
-from selfimp_dagster.tasks.suites import Task
-from selfimp_dagster.tasks.verifiers import verify
 
 KEY = RoundKey("arithmetic", 0)
-TOKENS = 16  # that a response may have
 
 LEARNING_RATES = {"sft": 1e-4, "dpo": 5e-6, "scpo": 5e-6, "spin": 5e-6, "grpo": 1e-5}
 
+UPPER_LAYERS = 15  # of 30, that are trained, as in the shipped campaign; the plain scripts train all
+
 METHODS = ("star", "rft", "lmsi", "scpo", "self_rewarding", "spin", "grpo_rlvr", "ttrl")
 
-GROUP = 8  # responses to a task of the plain scripts
+PLAIN: dict[str, tuple[Callable[[Script], int], float]] = {
+    "plain_grpo": (grpo, LEARNING_RATES["grpo"]),
+    "plain_rejection": (rejection, LEARNING_RATES["sft"] / 5),  # all layers move
+}
+"""The scripts with their learning rates."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["base", *METHODS, *PLAIN])
-    parser.add_argument("--samples", type=int, default=960)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--samples", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     arguments = parser.parse_args()
@@ -130,9 +134,10 @@ def write_campaign(campaigns: Path, method: str, seed: int, compute: Compute) ->
         per_task = recipe["acquisition"]["samples_per_task"]
         rationalized = recipe["acquisition"].get("rationalized", 0)
         changes: dict[str, Any] = {
-            "acquisition": {"sampling": {"max_new_tokens": TOKENS}},
+            "acquisition": {"sampling": {"max_new_tokens": ANSWER_TOKENS}},
             "optimization": {
                 "learning_rate": LEARNING_RATES[update],
+                "upper_layers": UPPER_LAYERS,
                 "batch_size": compute.batch,
                 "epochs": 1000,
                 "most_steps": compute.steps,
@@ -177,107 +182,21 @@ def plain(
         base_folder=folder / "campaigns",
         skill_weights=campaign.skill_weights,
     ).tasks
-    asked = [dict(campaign.messages(task.prompt)[-1]) for task in tasks]
-    base, output = resolve_model(campaign.model, models), folder / "model"
-    tokens = PLAIN[method](base, tasks, asked, output, seed, compute)
-    return output, {"tokens": tokens, "prompts": [task.prompt for task in tasks]}
-
-
-def plain_grpo(
-    base: Path, tasks: list[Task], asked: list[dict[str, str]], output: Path, seed: int, compute: Compute
-) -> int:
-    """TRL's GRPOTrainer, with the verifier as its reward function."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
-
-    by_place = dict(enumerate(tasks))
-
-    def right(completions: list[Any], place: list[int], **_: Any) -> list[float]:
-        said = [completion[0]["content"] for completion in completions]
-        return [verify(by_place[n], text).value for n, text in zip(place, said, strict=True)]
-
-    settings = GRPOConfig(
-        output_dir=str(output / "trainer"),
-        learning_rate=LEARNING_RATES["grpo"],
-        per_device_train_batch_size=compute.batch,
-        num_generations=min(GROUP, compute.batch),
-        max_completion_length=TOKENS,
-        max_steps=compute.steps,
-        seed=seed,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        logging_steps=1000,
-    )
-    rows = [{"prompt": [message], "place": n} for n, message in enumerate(asked)]
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    trainer = GRPOTrainer(
-        str(base), right, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
-    trainer.train()
-    trainer.save_model(str(output))
-    tokenizer.save_pretrained(output)
-    return int(trainer.state.num_input_tokens_seen)
-
-
-def plain_rejection(
-    base: Path, tasks: list[Task], asked: list[dict[str, str]], output: Path, seed: int, compute: Compute
-) -> int:
-    """Sample with transformers, keep what is right, train on it with AdamW: forty lines, no more."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    kept, tokens = [], 0
-    for start in range(0, len(tasks), 16):
-        chats = [
-            tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-            for message in asked[start : start + 16]
-        ]
-        batch = tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False)
-        said = model.generate(
-            **batch,
-            do_sample=True,
-            temperature=0.7,
-            max_new_tokens=TOKENS,
-            num_return_sequences=GROUP,
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+    script, learning_rate = PLAIN[method]
+    output = folder / "model"
+    tokens = script(
+        Script(
+            base=resolve_model(campaign.model, models),
+            tasks=tasks,
+            asked=[dict(campaign.messages(task.prompt)[-1]) for task in tasks],
+            output=output,
+            seed=seed,
+            steps=compute.steps,
+            batch=compute.batch,
+            learning_rate=learning_rate,
         )
-        tokens += said.numel()
-        width = batch["input_ids"].shape[1]
-        for place, ids in enumerate(said):
-            number = place // GROUP
-            text = tokenizer.decode(ids[width:], skip_special_tokens=True)
-            if verify(tasks[start + number], text).value >= 1:
-                kept.append((chats[number], text.strip() + tokenizer.eos_token))
-    if not kept:
-        raise SelfimpError("no response was right", where="plain_rejection", fix="sample more")
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATES["sft"] / 5)  # all layers move
-    order = torch.randint(len(kept), (compute.steps, compute.batch)).tolist()
-    for step in order:
-        rows, labels = [], []
-        for chosen in step:
-            prompt, answer = (tokenizer.encode(text, add_special_tokens=False) for text in kept[chosen])
-            rows.append(prompt + answer)
-            labels.append([-100] * len(prompt) + answer)
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        goal = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
-        tokens += int(mask.sum())
-        model(input_ids=ids, attention_mask=mask, labels=goal).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    return tokens
-
-
-PLAIN: dict[str, Callable[..., int]] = {"plain_grpo": plain_grpo, "plain_rejection": plain_rejection}
+    )
+    return output, {"tokens": tokens, "prompts": [task.prompt for task in tasks]}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
