@@ -8,10 +8,10 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from selfimp_dagster.lifecycle.ledger import STAGES
 
 CHECKS = {
-    "incumbent_policy": {"parent_unchanged", "recipe_approved"},
+    "incumbent_policy": {"parent_unchanged", "recipe_approved", "engine_parity"},
     "generated_corpus": {"no_evaluation_items", "every_sample_judged"},
     "selected_subset": {"no_contamination", "kept_and_dropped_are_the_corpus", "enough_rows"},
-    "checkpoint": {"finite_loss", "complete_model"},
+    "checkpoint": {"finite_loss", "complete_model", "engine_parity"},
     "refined_outputs": {"refinement_helps"},
     "eval_report": {"report_complete", "promoted", "guard_skills_hold", "no_alarm", "dimensions_hold"},
 }

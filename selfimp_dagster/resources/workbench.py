@@ -1,5 +1,6 @@
 """The resources of the pipeline, and the workbench that they make up for one step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -64,17 +65,22 @@ class WorkbenchResource(dg.ConfigurableResource):
         Raises:
             SelfimpError: people have not let this stage begin.
         """
-        key = RoundKey.parse(context.partition_key)
-        admit(self.artifacts, key, context.asset_key.to_user_string())
-        shown = shown_or(LogProgress(context.log.info))
+        key, stage = RoundKey.parse(context.partition_key), context.asset_key.to_user_string()
+        admit(self.artifacts, key, stage)
+        bench = self.bench(context)
+        overseen = OverseenProgress(
+            bench.progress,
+            KillSwitch(self.artifacts, key.campaign),
+            BudgetSwitch(self.artifacts, self.campaigns_folder, key, stage),
+        )
+        return replace(bench, progress=overseen)
+
+    def bench(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Workbench:
+        """The same for a check that runs a model, which begins only after a stage that was let."""
         return Workbench(
             store=self.artifacts,
             engines=self.engines.pool,
             models=Path(self.models),
             campaigns=self.campaigns_folder,
-            progress=OverseenProgress(
-                shown,
-                KillSwitch(self.artifacts, key.campaign),
-                BudgetSwitch(self.artifacts, self.campaigns_folder, key, context.asset_key.to_user_string()),
-            ),
+            progress=shown_or(LogProgress(context.log.info)),
         )

@@ -170,7 +170,8 @@ def rewarded(
                 "fingerprint": fingerprint,
             }
             for (arm, id_), sample in told.items()
-            for given in by_sample[(id_,)].iter_rows(named=True)
+            # Rewards are silent on what is not theirs to judge, all of them on an answer that nothing refines.
+            for given in by_sample.get((id_,), REWARDS.to_frame()).iter_rows(named=True)
             if given["reward"] in measured
         ),
         REWARDED,
