@@ -17,7 +17,7 @@ from selfimp_dagster.lifecycle.rewards.context import RewardContext
 from selfimp_dagster.lifecycle.rewards.judging import Reward, judge_samples
 from selfimp_dagster.lifecycle.rewards.parameters import JudgeParameters
 from selfimp_dagster.lifecycle.sampling import DurableSampler, SampleRequest
-from selfimp_dagster.records import REWARDED, SAMPLES, WATCHED, derive_seed, frame
+from selfimp_dagster.records import REWARDED, REWARDS, SAMPLES, WATCHED, derive_seed, frame
 from selfimp_dagster.tasks.pools import draw_pool, tasks_frame, tasks_from_frame
 from selfimp_dagster.tasks.verifiers import comparable_answer, verify
 
@@ -170,7 +170,7 @@ def rewarded(
                 "fingerprint": fingerprint,
             }
             for (arm, id_), sample in told.items()
-            # Rewards are silent on what is not theirs to judge, all of them on an answer that nothing refines.
+            # All rewards may be silent on an answer: `outcome` is, on one that nothing refines.
             for given in by_sample.get((id_,), REWARDS.to_frame()).iter_rows(named=True)
             if given["reward"] in measured
         ),

@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from selfimp_dagster.lifecycle.optimization.groups import grpo_advantages, rloo_advantages
+from selfimp_dagster.lifecycle.optimization.shared_prompts import share_prompts
 from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
 from selfimp_dagster.lifecycle.optimization.update import (
     Curve,
@@ -45,7 +46,8 @@ class _Recorded:
         """Computes `sampled` under the weights that drew the rows; none where training starts from them."""
         model = behaviour or self.model  # type: ignore[attr-defined]
         if behaviour is not None:
-            add_fused_lm_head(behaviour, temperature=self.temperature, outputs=("log_probs", "entropy"))  # type: ignore[attr-defined]
+            add_fused_lm_head(behaviour, temperature=self.temperature)  # type: ignore[attr-defined]
+            share_prompts(behaviour, self.temperature)  # type: ignore[attr-defined]
         self.sampled = []
         rows = self.train_dataset  # type: ignore[attr-defined]
         for start in range(0, len(rows), _AT_A_TIME):
@@ -246,6 +248,7 @@ def _train_recorded(
         processing_class=tokenizer,
         peft_config=adapter(parameters),
     )
+    share_prompts(trainer.model, trainer.temperature)
     drawn_by_others = context.start != context.incumbent
     trainer.recall(load_model(context.incumbent, dtype="float32") if drawn_by_others else None)
     trainer.beta = divergence  # set behind the construction, which would load a reference that is `sampled`
@@ -371,6 +374,9 @@ def _train_online(
         processing_class=tokenizer,
         peft_config=adapter(parameters),
     )
+    for scored in (trainer.model, trainer.ref_model):
+        if scored is not None:
+            share_prompts(scored, trainer.temperature)
     curve = run(trainer, update, context, parameters)
     rollouts = Rollouts(pl.concat(judge.samples), pl.concat(judge.rewards))
     return curve, rollouts, pl.concat(judge.advantages)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
+from selfimp_dagster.lifecycle.optimization.shared_prompts import share_prompts
 from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
 from selfimp_dagster.lifecycle.optimization.update import Curve, OptimizationContext, Schedule
 from selfimp_dagster.models.loading import load_model
@@ -111,6 +112,7 @@ def train_pairs(
 ) -> Curve:
     """Trains with losses of TRL, which `losses` are settings of DPOConfig for, and saves the candidate."""
     trainer = PairTrainer(**_pair_arguments(pairs, context, parameters, losses))
+    _share(trainer)
     return run(trainer, update, context, parameters)
 
 
@@ -126,6 +128,7 @@ def train_votes(
     trainer = VoteTrainer(
         likelihood=likelihood, **_pair_arguments(pairs, context, parameters, {"beta": beta})
     )
+    _share(trainer)
     return run(trainer, "scpo", context, parameters)
 
 
@@ -160,6 +163,7 @@ def train_labels(
         processing_class=tokenizer,
         peft_config=adapter(parameters),
     )
+    _share(trainer)
     return run(trainer, "kto", context, parameters)
 
 
@@ -193,6 +197,12 @@ def _pair_arguments(
 def _reference(context: OptimizationContext, parameters: Schedule) -> Any:
     """The weights that the log-ratios are to; with adapters TRL takes the model without them."""
     return None if parameters.lora_rank is not None else load_model(context.start, dtype="float32")
+
+
+def _share(trainer: DPOTrainer | KTOTrainer) -> None:
+    for model in (trainer.model, trainer.ref_model):
+        if model is not None:
+            share_prompts(model)
 
 
 def said(response: str) -> list[dict[str, str]]:
