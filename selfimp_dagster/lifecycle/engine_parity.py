@@ -11,8 +11,8 @@ from selfimp_dagster.records import derive_seed
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.tasks.pools import draw_pool
 
-_TASKS = 6
-_MOST_TOKENS = 16  # of an answer: some hundred tokens tell rounding from error
+_TASKS = 4
+_MOST_TOKENS = 12  # of an answer: some fifty tokens in all tell rounding from error
 
 
 def incumbent_parity(bench: Workbench, key: RoundKey) -> list[Parity]:
