@@ -14,6 +14,7 @@ import pytest
 from home import Home
 
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
+from selfimp_dagster.lifecycle.optimization import training
 from selfimp_dagster.records import SAMPLES
 from selfimp_dagster.round_key import RoundKey
 
@@ -37,7 +38,9 @@ _CHANGES: dict[str, Any] = {
 _DIES_AFTER_THREE_STEPS = """
 import os, signal, sys
 from selfimp_dagster import cli
-from selfimp_dagster.lifecycle.optimization import training
+from selfimp_dagster.lifecycle.optimization import resuming, training
+
+resuming.SAVE_EVERY = 0.0
 
 def die(self, args, state, control, **others):
     if state.global_step == 3:
@@ -156,7 +159,9 @@ def test_killed_while_training_it_trains_again_and_keeps_what_was_finished(
     _assert_same_round(slow, uninterrupted)
 
 
-def test_killed_between_two_optimizer_steps_it_comes_out_the_same(slow: Home, uninterrupted: Home) -> None:
+def test_killed_between_two_optimizer_steps_it_goes_on_at_the_last_saved_one(
+    slow: Home, uninterrupted: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", _DIES_AFTER_THREE_STEPS],
         env={**os.environ, **slow.environment},
@@ -167,7 +172,15 @@ def test_killed_between_two_optimizer_steps_it_comes_out_the_same(slow: Home, un
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     assert slow.store.has(_KEY, "selected_subset")
     assert not slow.store.has(_KEY, "checkpoint")
+    taken: list[int] = []
+
+    def watch(self: Any, arguments: Any, state: Any, control: Any, **others: Any) -> None:
+        taken.append(state.global_step)
+
+    monkeypatch.setattr(training.Watch, "on_step_end", watch)
     slow.run(str(_KEY))
+    assert taken[0] == 3, "the third step was not saved yet"
+    assert not list(slow.store.folder.glob("tiny/0000/checkpoint/**/.trainer"))
     _assert_same_round(slow, uninterrupted)
 
 

@@ -377,7 +377,7 @@ def _train_online(
     for scored in (trainer.model, trainer.ref_model):
         if scored is not None:
             share_prompts(scored, trainer.temperature)
-    curve = run(trainer, update, context, parameters)
+    curve = run(trainer, update, context, parameters, resumable=False)
     rollouts = Rollouts(pl.concat(judge.samples), pl.concat(judge.rewards))
     return curve, rollouts, pl.concat(judge.advantages)
 

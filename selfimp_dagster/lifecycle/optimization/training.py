@@ -12,6 +12,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.optimization.resuming import Saving
 from selfimp_dagster.lifecycle.optimization.update import WHERE, Curve, OptimizationContext, Schedule
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
 from selfimp_dagster.progress import Bar
@@ -40,6 +41,10 @@ class Watch(TrainerCallback):
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:  # it goes on with one that was killed
+            self._bar.advance(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._bar.advance(1)
@@ -93,10 +98,18 @@ def adapter(parameters: Schedule, task_type: str = "CAUSAL_LM") -> LoraConfig | 
     )
 
 
-def run(trainer: Trainer, update: str, context: OptimizationContext, parameters: Schedule) -> Curve:
-    """Trains, and saves the candidate with its tokenizer.
+def run(
+    trainer: Trainer,
+    update: str,
+    context: OptimizationContext,
+    parameters: Schedule,
+    *,
+    resumable: bool = True,
+) -> Curve:
+    """Trains, from where a killed training had come to, and saves the candidate with its tokenizer.
 
-    The tokens of the curve are those that the trainer counts in `tokens`.
+    The tokens of the curve are those that the trainer counts in `tokens`. Training that draws what it learns
+    from is not `resumable`: what it had drawn is gone.
 
     Raises:
         SelfimpError: the loss stopped being finite.
@@ -104,7 +117,10 @@ def run(trainer: Trainer, update: str, context: OptimizationContext, parameters:
     trainer.remove_callback(PrinterCallback)
     with context.progress.stage("training", total=trainer.args.max_steps, unit="steps") as bar:
         trainer.add_callback(Watch(bar))
-        trainer.train()
+        if resumable:
+            Saving(trainer).train()
+        else:
+            trainer.train()
     steps, metrics = _steps(trainer.state.log_history, update), _metrics(trainer.state.log_history)
     if not steps["loss"].is_finite().all():
         raise SelfimpError(

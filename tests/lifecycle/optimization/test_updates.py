@@ -12,6 +12,7 @@ from judged_corpus import Steps, make_context
 from selfimp_dagster.engines.base import Request, Sampling
 from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.optimization import resuming
 from selfimp_dagster.lifecycle.optimization.update import Update
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.records import REWARDS, SAMPLES, TRAINING, TRAINING_CURVE, TRAINING_METRICS
@@ -87,6 +88,44 @@ def test_the_same_update_comes_out_the_same_after_it_was_killed(train: Train, tm
     with pytest.raises(KeyboardInterrupt):
         train("grpo", progress=Steps(stop_at=1))
     train("grpo")
+    assert policy_hash(tmp_path / "candidate") == expected
+
+
+@pytest.mark.parametrize(  # killed in the first passage over the rows, or in a later one
+    ("name", "stop_at"), [("sft", 2), ("sft", 5), ("dpo", 5), ("kto", 5), ("grpo", 5)]
+)
+def test_an_update_goes_on_at_the_step_that_was_saved_last(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stop_at: int
+) -> None:
+    schedule = {"most_steps": 7, "epochs": 50, "batch_size": 16 if name in ("sft", "kto", "grpo") else 4}
+    whole = train(name, **schedule)
+    expected = policy_hash(tmp_path / "candidate")
+    monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(name, progress=Steps(stop_at=stop_at), **schedule)
+    left = [path.name for path in (tmp_path / ".trainer").glob("checkpoint-*")]
+    assert left == [f"checkpoint-{stop_at - 1}"]
+    steps = Steps()
+    resumed = train(name, progress=steps, **schedule)
+    assert steps.done == [stop_at - 1, *[1] * (7 - (stop_at - 1))]
+    assert policy_hash(tmp_path / "candidate") == expected
+    assert resumed.curve.equals(whole.curve)
+    assert resumed.tokens == whole.tokens
+    assert not (tmp_path / ".trainer").exists()
+
+
+def test_a_save_that_was_killed_is_not_gone_on_from(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("sft", most_steps=4)
+    expected = policy_hash(tmp_path / "candidate")
+    monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", most_steps=4, progress=Steps(stop_at=3))
+    next((tmp_path / ".trainer").glob("*/whole.safetensors")).unlink()
+    steps = Steps()
+    train("sft", most_steps=4, progress=steps)
+    assert steps.done == [1, 1, 1, 1]
     assert policy_hash(tmp_path / "candidate") == expected
 
 
