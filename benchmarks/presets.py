@@ -1,11 +1,13 @@
 """One real round of every preset on SmolLM2: what ran, on what, and what was measured.
 
-    python -m benchmarks.presets --out results/ [--presets star scpo]
+    python -m benchmarks.presets --out results/ [--presets star scpo] [--model FOLDER]
 
 Each preset has one round of the shipped campaign, cut small (`--tasks` train tasks, 16 tokens a response, 60
 anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it
-is, so a judge that the gold probe bars is what the row says. One JSON line per preset is appended to
-rounds.jsonl; presets with a line are not run again. The table at the end goes into the documentation.
+is, so a judge that the gold probe bars is what the row says. `--model` starts from another model, for example
+from a checkpoint of the campaign: some presets need answers that are right often enough to agree. One JSON line
+per preset is appended to rounds.jsonl; presets with a line are not run again. The table at the end goes into
+the documentation.
 """
 
 import argparse
@@ -37,25 +39,26 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--presets", nargs="+", default=list(all_presets()))
-    parser.add_argument("--tasks", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=24)
+    parser.add_argument("--model", help="in the place of the shipped campaign's")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "rounds.jsonl"
     for name in arguments.presets:
         if not any(row["preset"] == name for row in rows_of(file)):
-            row = one_round(name, arguments.tasks, arguments.out)
+            row = one_round(name, arguments.tasks, arguments.out, arguments.model)
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
     print(table(rows_of(file)))
 
 
-def one_round(name: str, tasks: int, out: Path) -> dict[str, Any]:
+def one_round(name: str, tasks: int, out: Path, model: str | None) -> dict[str, Any]:
     """A round of the preset in an installation of its own, and its row."""
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     where = settings_in(folder)
     shutil.copytree(CAMPAIGN.parent, where.campaigns)
-    write_campaign(where.campaigns / CAMPAIGN.name, name, tasks)
+    write_campaign(where.campaigns / CAMPAIGN.name, name, tasks, model)
     where.models.parent.mkdir(parents=True, exist_ok=True)
     (out / "models").mkdir(exist_ok=True)
     where.models.symlink_to((out / "models").resolve())  # the base model is converted once
@@ -86,9 +89,10 @@ def one_round(name: str, tasks: int, out: Path) -> dict[str, Any]:
     return row
 
 
-def write_campaign(path: Path, name: str, tasks: int) -> None:
+def write_campaign(path: Path, name: str, tasks: int, model: str | None) -> None:
     """The shipped campaign, cut small, with this preset."""
     data = yaml.safe_load(path.read_text())
+    data["model"] = model or data["model"]
     recipe = all_presets()[name].recipe
     words = {field: {"max_new_tokens": 32} for field in ("criticism", "reflection")}
     own = {"self_correction": ("criticism",), "reflect_retry": ("reflection",)}
