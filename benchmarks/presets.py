@@ -96,7 +96,9 @@ def write_campaign(path: Path, name: str, tasks: int, model: str | None) -> None
     recipe = all_presets()[name].recipe
     words = {field: {"max_new_tokens": 32} for field in ("criticism", "reflection")}
     own = {"self_correction": ("criticism",), "reflect_retry": ("reflection",)}
-    extra = {field: words[field] for field in own.get(recipe["acquisition"]["method"], ())}
+    extra: dict[str, Any] = {field: words[field] for field in own.get(recipe["acquisition"]["method"], ())}
+    if recipe["acquisition"]["method"] == "spice":
+        extra["documents"] = ["python:statistics"]  # the documentation of Python's own module
     data["recipe"] = {
         "preset": name,
         "acquisition": {"sampling": SHORT, **extra},
