@@ -42,12 +42,26 @@ def check_model_folder(folder: Path) -> None:
 
 
 def pick_device(device: str) -> str:
-    """`device` itself, or for `auto` CUDA where there is one, else the CPU."""
-    if device != "auto":
+    """`device` itself, or for `auto` CUDA where there is one, else the CPU.
+
+    Raises:
+        SelfimpError: it is a GPU that torch does not see here.
+    """
+    if device == "cpu":
         return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    seen = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if seen else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= seen:
+        raise SelfimpError(
+            f"{device} is asked for, and torch sees {seen or 'no'} CUDA device{'' if seen == 1 else 's'}",
+            where="engines.device",
+            fix="leave it on auto, or see whether CUDA_VISIBLE_DEVICES, the driver (nvidia-smi) and torch's "
+            "build (python -c 'import torch; print(torch.version.cuda)') fit",
+        )
+    return device
 
 
 def pick_dtype(dtype: DtypeName, device: str) -> "torch.dtype":
