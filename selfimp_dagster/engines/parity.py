@@ -1,8 +1,8 @@
 """Whether an engine computes what its weights say: held against plain transformers before it is trusted.
 
 An engine answers a few prompts greedily, all at once, and reads its answers. Plain transformers reads the
-same answers one by one in float32, which is taken for the truth, and in the engine's own numerics, which
-tells how far from it rounding alone leads. An engine that is farther away is wrong, or runs other weights.
+same answers one by one in float32 and in the engine's own numerics. What lies between the two is rounding;
+an engine that lies farther outside than rounding leads elsewhere is wrong, or runs other weights.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,19 @@ class ParityAnswer:
     """One greedy answer. Log-probabilities are in nats and of its tokens together.
 
     Attributes:
-        drawn: what the engine said while it drew the answer, its end included; `drawn_truth` is float32's.
-        read: what the engine said of the answer's tokens when it read them, without the end.
-        errors: of each token read, engine less float32.
+        drawn: what the engine said while it drew the answer, its end included.
+        drawn_off: how far that lies outside of what plain transformers says in the two numerics.
+        errors: the same of each token when the engine read the answer, without the end.
         noise: what rounding does: plain transformers in the engine's numerics less float32, of the likeliest
             tokens at each place. The tokens of the answer may be all but certain, which would hide it.
-        behind: how much likelier the likeliest token was than the engine's, in float32, where that is most.
+        behind: how much likelier the likeliest token was than the engine's, in the numerics in which that is
+            less, and of all tokens the most.
     """
 
     prompt: str
     response: str
     drawn: float
-    drawn_truth: float
+    drawn_off: float
     errors: tuple[float, ...]
     noise: tuple[float, ...]
     behind: float
@@ -52,8 +53,7 @@ class Parity:
 
     Attributes:
         error, noise: root mean square of the answers' errors and noise, in nats.
-        drift: the largest difference between what the engine said of an answer while it drew it and float32,
-            per token.
+        drift: `drawn_off` per token, of all answers the most.
         behind: the largest distance of a greedy token to the likeliest.
         unplaced: answers whose text is not that of the tokens that were drawn, which nothing can be said of.
     """
@@ -72,7 +72,7 @@ class Parity:
 
     @property
     def drift(self) -> float:
-        return max((abs(a.drawn - a.drawn_truth) / a.tokens for a in self.answers), default=0.0)
+        return max((answer.drawn_off / answer.tokens for answer in self.answers), default=0.0)
 
     @property
     def behind(self) -> float:
@@ -112,7 +112,7 @@ class Parity:
         return [
             {
                 "dtype": self.engine["dtype"],
-                **{name: getattr(answer, name) for name in ("prompt", "response", "drawn", "drawn_truth")},
+                **{name: getattr(answer, name) for name in ("prompt", "response", "drawn", "drawn_off")},
                 "error": _rms(answer.errors),
                 "behind": answer.behind,
             }
@@ -146,17 +146,18 @@ def measure_parity(
         if len(tokens) + ended != answer.completion_tokens or len(said) != len(tokens):
             continue
         asked = prompt["input_ids"], tokens
-        right = _logprobs(truth, *asked)
-        values, behind = _read(right, tokens, _ends(truth) if ended else [])
+        right, rounded = (_logprobs(model, *asked) for model in (truth, plain))
+        ends = _ends(truth) if ended else []
+        (values, behind), (others, others_behind) = (_read(each, tokens, ends) for each in (right, rounded))
         found.append(
             ParityAnswer(
                 prompt=messages[-1]["content"],
                 response=answer.response,
                 drawn=answer.sum_logprob,
-                drawn_truth=sum(values),
-                errors=tuple(mine - true for mine, true in zip(said, values, strict=False)),
-                noise=_rounding(right, _logprobs(plain, *asked)),
-                behind=max(behind),
+                drawn_off=_outside(answer.sum_logprob, sum(values), sum(others)),
+                errors=tuple(map(_outside, said, values, others)),
+                noise=_rounding(right, rounded),
+                behind=max(map(min, behind, others_behind)),
                 tokens=len(values),
             )
         )
@@ -205,6 +206,11 @@ def _rounding(right: "torch.Tensor", rounded: "torch.Tensor") -> tuple[float, ..
     """Differences of the likeliest tokens at each place."""
     likely = right.topk(min(_LIKELY, right.shape[-1]), -1).indices
     return tuple((rounded - right).gather(-1, likely).flatten().tolist())
+
+
+def _outside(value: float, one: float, other: float) -> float:
+    """How far a value lies outside of what lies between two others."""
+    return max(min(one, other) - value, value - max(one, other), 0.0) if value == value else value
 
 
 def _rms(values: Sequence[float]) -> float:
