@@ -21,6 +21,7 @@ from selfimp_dagster.lifecycle.policy import begin, read_policy
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.run_history import reachable_history
 
 _PROCESS_TAG = "selfimp/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -36,10 +37,14 @@ def prepare_home(home: Path) -> None:
 
 @contextmanager
 def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The persistent instance that the UI shows too."""
+    """The persistent instance that the UI shows too.
+
+    Raises:
+        SelfimpError: the database that keeps its history cannot be reached, or goes away meanwhile.
+    """
     prepare_home(home)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.get() as instance:
+    with reachable_history(home), dg.DagsterInstance.get() as instance:
         yield instance
 
 

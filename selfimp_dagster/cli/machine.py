@@ -34,12 +34,36 @@ def doctor() -> None:
 
 
 @app.command(rich_help_panel=_PANEL)
+def instance(
+    postgres: Annotated[
+        bool,
+        typer.Option(
+            "--postgres",
+            help="Keep the history in the PostgreSQL database whose URL is in SELFIMP_POSTGRES_URL, from now on.",
+        ),
+    ] = False,
+) -> None:
+    """Make the Dagster instance unless it is there, and say where it keeps the history of the runs."""
+    from selfimp_dagster.run_history import history_of, keep_in_postgres
+    from selfimp_dagster.rounds_in_process import open_instance, prepare_home
+
+    home = settings().home
+    prepare_home(home)
+    if postgres:
+        keep_in_postgres(home)
+    with open_instance(home) as opened:
+        runs = opened.get_runs_count()
+    console.print(f"{home}: {runs} runs in {history_of(home)}", highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=_PANEL)
 def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 3000) -> None:
     """Start the Dagster UI and its daemon on this machine's loopback interface, on the same instance."""
-    from selfimp_dagster.rounds_in_process import prepare_home
+    from selfimp_dagster.rounds_in_process import open_instance
 
     where = settings()
-    prepare_home(where.home)
+    with open_instance(where.home):
+        pass  # a history that cannot be reached is said here, not by two processes that end
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(where.home),
