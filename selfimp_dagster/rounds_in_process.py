@@ -99,11 +99,17 @@ def run_round(
 
 
 def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
-    """Marks runs as failed whose process on this machine is gone: nobody else would notice."""
+    """Marks runs as failed that no process on this machine goes on with: nobody else would notice.
+
+    Those of this very process are lost too: it runs one round at a time, and the database of the runs went
+    away in the middle of that one.
+    """
+    this = _this_process()
     for run in runs_in_flight(instance, campaign):
-        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(" ")
-        if host == socket.gethostname() and not _is_alive(process):
-            instance.report_run_failed(run, "The process that ran this round is gone; run the round again.")
+        tag = run.tags.get(_PROCESS_TAG, "")
+        host, _, process = tag.partition(" ")
+        if tag == this or (host == socket.gethostname() and not _is_alive(process)):
+            instance.report_run_failed(run, "What ran this round is gone; run the round again.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 

@@ -86,7 +86,7 @@ def reachable_history(home: Path) -> Iterator[None]:
         raise SelfimpError(
             f"the database of the runs does not answer: {str(cause.orig or cause).strip()}",
             where=history,
-            fix="see that it runs and that its URL is right, then do the same again: what is finished is kept",
+            fix="see that it runs and its URL is right, then do the same again: what is finished is kept",
         ) from error
 
 

@@ -63,6 +63,10 @@ class PostgresServer:
         subprocess.run([_program("createdb"), *where, name], env=environment, check=True, timeout=60)
         return self.url(name)
 
+    @property
+    def is_up(self) -> bool:
+        return (self.folder / "data" / "postmaster.pid").exists()
+
     def start(self) -> None:
         # Only loopback, no socket file; without fsync, since nothing here has to outlive the machine.
         options = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories= -c fsync=off"
@@ -114,7 +118,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         try:
             yield server
         finally:
-            if (folder / "data" / "postmaster.pid").exists():
+            if server.is_up:
                 server.stop()
 
 

@@ -44,8 +44,8 @@ def instance(
     ] = False,
 ) -> None:
     """Make the Dagster instance unless it is there, and say where it keeps the history of the runs."""
-    from selfimp_dagster.run_history import history_of, keep_in_postgres
     from selfimp_dagster.rounds_in_process import open_instance, prepare_home
+    from selfimp_dagster.run_history import history_of, keep_in_postgres
 
     home = settings().home
     prepare_home(home)
