@@ -39,7 +39,7 @@ def instance(
         bool,
         typer.Option(
             "--postgres",
-            help="Keep the history in the PostgreSQL database whose URL is in SELFIMP_POSTGRES_URL, from now on.",
+            help="Keep the history in the PostgreSQL database whose URL is in SELFIMP_POSTGRES_URL.",
         ),
     ] = False,
 ) -> None:
