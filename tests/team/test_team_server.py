@@ -1,5 +1,5 @@
-"""deploy/compose.yaml: the commands that its containers run, as processes on this machine, beside each other on
-one real PostgreSQL. What is not tried: the image, and Docker itself."""
+"""deploy/compose.yaml: the commands of its containers, run as processes on this machine beside each other, on one
+real PostgreSQL. What is not tried: the image, and Docker itself."""
 
 import json
 import os
@@ -94,7 +94,7 @@ class Server:
                 cwd=self.folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Whoever runs the tests in the background has SIGINT ignored, and what they start inherits that.
+                # Whoever runs tests in the background has SIGINT ignored, and what they start inherits that.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             try:
