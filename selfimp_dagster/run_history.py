@@ -80,14 +80,24 @@ def reachable_history(home: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _of_database(error)
-        if cause is None:
+        lost = lost_history(error, history)
+        if lost is None:
             raise
-        raise SelfimpError(
-            f"the database of the runs does not answer: {str(cause.orig or cause).strip()}",
-            where=history,
-            fix="see that it runs and its URL is right, then do the same again: what is finished is kept",
-        ) from error
+        raise lost from error
+
+
+def lost_history(error: BaseException, where: str = "PostgreSQL") -> SelfimpError | None:
+    """What to tell people of an error, if it comes from the connection to the database of the runs."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
+            return SelfimpError(
+                f"the database of the runs does not answer: {str(cause.orig or cause).strip()}",
+                where=where,
+                fix="see that it runs and its URL is right, then do the same again: what is finished is kept",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def keep_in_postgres(home: Path) -> None:
@@ -118,12 +128,3 @@ def _postgres(home: Path) -> Mapping[str, Any] | None:
 
 def _read(file: Path) -> Mapping[str, Any]:
     return yaml.safe_load(file.read_text()) or {}
-
-
-def _of_database(error: BaseException | None) -> sqlalchemy.exc.DBAPIError | None:
-    """The error of the connection that an error comes from."""
-    while error is not None:
-        if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

@@ -24,7 +24,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.records import SAMPLES
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.rounds_in_process import prepare_home
-from selfimp_dagster.run_history import POSTGRES_URL, history_of, keep_in_postgres
+from selfimp_dagster.run_history import POSTGRES_URL, history_of, keep_in_postgres, lost_history
 
 _KEY = RoundKey("tiny", 0)
 _SAMPLES = 48 * 4
@@ -129,6 +129,32 @@ def test_without_its_database_a_round_ends_with_what_to_do_and_is_finished_later
     samples = team.store.open(_KEY, "generated_corpus").table("samples", SAMPLES)
     assert samples.height == samples["sample_id"].n_unique() == _SAMPLES
     assert team.store.has(_KEY, "eval_report")
+
+
+def test_a_step_that_lost_the_database_says_so_when_it_is_back(
+    team: Home, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def and_back(error: BaseException) -> SelfimpError | None:
+        postgres.start()
+        return lost_history(error)
+
+    monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **named: 0.0)
+    monkeypatch.setattr("selfimp_dagster.presentation.lost_history", and_back)
+    _when_it_samples(monkeypatch, postgres.stop)
+    with pytest.raises(SelfimpError, match="the database of the runs does not answer") as caught:
+        team.run(str(_KEY))
+    assert "what is finished is kept" in caught.value.fix
+    with team.instance() as instance:
+        (run,) = instance.get_runs()
+        shown = [
+            record.dagster_event.step_failure_data
+            for record in instance.all_logs(run.run_id)
+            if record.dagster_event is not None and record.dagster_event.is_step_failure
+        ]
+    assert run.status is _RUN.FAILURE
+    (data,) = shown
+    assert data.user_failure_data is not None
+    assert "the database of the runs does not answer" in (data.user_failure_data.description or "")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""deploy/compose.yaml: the commands of its containers, run as processes on this machine beside each other, on one
-real PostgreSQL. What is not tried: the image, and Docker itself."""
+"""deploy/compose.yaml: the commands of its containers, run as processes on this machine, on one real PostgreSQL.
+
+Not tried: the image, and Docker itself.
+"""
 
 import json
 import os
