@@ -74,7 +74,11 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
     workspace.write_text(json.dumps({"load_from": [{"python_module": CODE_LOCATION}]}))  # JSON is YAML
     location = ["-w", str(workspace)]
     commands = [
-        [sys.executable, "-m", "selfimp_dagster.webserver", "-h", "127.0.0.1", "-p", str(port), *location],
+        # A connection to PostgreSQL is used once: one kept over its restart answers a click with an error.
+        [
+            *(sys.executable, "-m", "selfimp_dagster.webserver", "-h", "127.0.0.1", "-p", str(port)),
+            *("--db-pool-recycle", "0", *location),
+        ],
         [sys.executable, "-m", "dagster._daemon", "run", *location],
     ]
     processes = [subprocess.Popen(command, env=environment) for command in commands]

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: the commands of its containers, run as processes on this machine, on one real PostgreSQL.
+"""deploy/compose.yaml: what its containers run, as processes on this machine, on one real PostgreSQL.
 
 Not tried: the image, and Docker itself.
 """
@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 import yaml
 from home import Home
@@ -37,7 +36,17 @@ _LAUNCH = """mutation ($parameters: ExecutionParams!) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   }
 }"""
-_SENSOR = {"repositoryLocationName": "selfimp_dagster", "repositoryName": "__repository__"}
+_ADD = """mutation ($selector: RepositorySelector!, $key: String!) {
+  addDynamicPartition(repositorySelector: $selector, partitionsDefName: "rounds", partitionKey: $key) {
+    __typename
+  }
+}"""
+_STATUS = """query ($key: String!) {
+  runsOrError(filter: {tags: [{key: "dagster/partition", value: $key}]}) {
+    ... on Runs { results { status } } ... on PythonError { message }
+  }
+}"""
+_REPOSITORY = {"repositoryLocationName": "selfimp_dagster", "repositoryName": "__repository__"}
 _SWITCH_ON = """mutation ($selector: SensorSelector!) {
   startSensor(sensorSelector: $selector) { __typename ... on PythonError { message } }
 }"""
@@ -156,23 +165,21 @@ def server(home: Home, postgres: PostgresServer) -> Iterator[Server]:
 
 
 def test_a_team_server_runs_rounds_by_itself_and_outlives_a_restart_of_its_database(
-    server: Server, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    server: Server, postgres: PostgresServer
 ) -> None:
     home = server.home
-    monkeypatch.setenv("SELFIMP_POSTGRES_URL", server.environment["SELFIMP_POSTGRES_URL"])
 
     def status(key: str) -> str | None:
-        with home.instance() as instance:
-            runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": key}))
-        return runs[0].status.value if runs else None
+        runs = server.ask(_STATUS, key=key)["runsOrError"]["results"]
+        return runs[0]["status"] if runs else None
 
     assert server.locations() == ["selfimp_dagster"]
-    with home.instance() as instance:
-        instance.add_dynamic_partitions("rounds", ["tiny/0000"])
+    added = server.ask(_ADD, selector=_REPOSITORY, key="tiny/0000")["addDynamicPartition"]
+    assert added["__typename"] == "AddDynamicPartitionSuccess"
     launched = server.ask(
         _LAUNCH,
         parameters={
-            "selector": {**_SENSOR, "pipelineName": "round_job"},
+            "selector": {**_REPOSITORY, "pipelineName": "round_job"},
             "mode": "default",
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "tiny/0000"}]},
         },
@@ -185,7 +192,7 @@ def test_a_team_server_runs_rounds_by_itself_and_outlives_a_restart_of_its_datab
     postgres.start()
     server.until(lambda: status("tiny/0000") == "SUCCESS", "the round ends well")
     assert home.store.has(RoundKey("tiny", 0), "eval_report")
-    switched = server.ask(_SWITCH_ON, selector={**_SENSOR, "sensorName": "next_round_sensor"})
+    switched = server.ask(_SWITCH_ON, selector={**_REPOSITORY, "sensorName": "next_round_sensor"})
     assert switched["startSensor"]["__typename"] == "Sensor", switched
     server.until(
         lambda: status("tiny/0001") == "SUCCESS", "the sensor starts the next round, which ends well"
