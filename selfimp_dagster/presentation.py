@@ -14,6 +14,7 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.policy import child_rounds, read_policy
 from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.run_history import lost_history
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 _SAMPLE_ROWS = 10
@@ -117,13 +118,17 @@ def _number(value: Any) -> Any:
 def readable_failures() -> Iterator[None]:
     """Turns an error that is written for people into a failed step that shows just that.
 
-    Such an error would come again on every retry.
+    Such an error would come again on every retry. The loss of the database of the runs is one: it shows here
+    because progress is logged there.
     """
     try:
         yield
-    except SelfimpError as error:
+    except Exception as error:
+        readable = error if isinstance(error, SelfimpError) else lost_history(error)
+        if readable is None:
+            raise
         raise dg.Failure(
-            description=str(error),
-            metadata={"what": error.what, "where": error.where, "fix": error.fix},
+            description=str(readable),
+            metadata={"what": readable.what, "where": readable.where, "fix": readable.fix},
             allow_retries=False,
         ) from error

@@ -21,6 +21,7 @@ from selfimp_dagster.lifecycle.policy import begin, read_policy
 from selfimp_dagster.partitions import ROUNDS
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.run_history import reachable_history
 
 _PROCESS_TAG = "selfimp/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -36,10 +37,14 @@ def prepare_home(home: Path) -> None:
 
 @contextmanager
 def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The persistent instance that the UI shows too."""
+    """The persistent instance that the UI shows too.
+
+    Raises:
+        SelfimpError: the database that keeps its history cannot be reached, or goes away meanwhile.
+    """
     prepare_home(home)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.get() as instance:
+    with reachable_history(home), dg.DagsterInstance.get() as instance:
         yield instance
 
 
@@ -94,11 +99,17 @@ def run_round(
 
 
 def settle_lost_runs(instance: dg.DagsterInstance, campaign: str) -> None:
-    """Marks runs as failed whose process on this machine is gone: nobody else would notice."""
+    """Marks runs as failed that no process on this machine goes on with: nobody else would notice.
+
+    Those of this very process are lost too: it runs one round at a time, and the database of the runs went
+    away in the middle of that one.
+    """
+    this = _this_process()
     for run in runs_in_flight(instance, campaign):
-        host, _, process = run.tags.get(_PROCESS_TAG, "").partition(" ")
-        if host == socket.gethostname() and not _is_alive(process):
-            instance.report_run_failed(run, "The process that ran this round is gone; run the round again.")
+        tag = run.tags.get(_PROCESS_TAG, "")
+        host, _, process = tag.partition(" ")
+        if tag == this or (host == socket.gethostname() and not _is_alive(process)):
+            instance.report_run_failed(run, "What ran this round is gone; run the round again.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 

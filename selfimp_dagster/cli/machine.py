@@ -34,12 +34,36 @@ def doctor() -> None:
 
 
 @app.command(rich_help_panel=_PANEL)
+def instance(
+    postgres: Annotated[
+        bool,
+        typer.Option(
+            "--postgres",
+            help="Keep the history in the PostgreSQL database whose URL is in SELFIMP_POSTGRES_URL.",
+        ),
+    ] = False,
+) -> None:
+    """Make the Dagster instance unless it is there, and say where it keeps the history of the runs."""
+    from selfimp_dagster.rounds_in_process import open_instance, prepare_home
+    from selfimp_dagster.run_history import history_of, keep_in_postgres
+
+    home = settings().home
+    prepare_home(home)
+    if postgres:
+        keep_in_postgres(home)
+    with open_instance(home) as opened:
+        runs = opened.get_runs_count()
+    console.print(f"{home}: {runs} runs in {history_of(home)}", highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=_PANEL)
 def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 3000) -> None:
     """Start the Dagster UI and its daemon on this machine's loopback interface, on the same instance."""
-    from selfimp_dagster.rounds_in_process import prepare_home
+    from selfimp_dagster.rounds_in_process import open_instance
 
     where = settings()
-    prepare_home(where.home)
+    with open_instance(where.home):
+        pass  # a history that cannot be reached is said here, not by two processes that end
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(where.home),
@@ -50,7 +74,11 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
     workspace.write_text(json.dumps({"load_from": [{"python_module": CODE_LOCATION}]}))  # JSON is YAML
     location = ["-w", str(workspace)]
     commands = [
-        [sys.executable, "-m", "selfimp_dagster.webserver", "-h", "127.0.0.1", "-p", str(port), *location],
+        # A connection to PostgreSQL is used once: one kept over its restart answers a click with an error.
+        [
+            *(sys.executable, "-m", "selfimp_dagster.webserver", "-h", "127.0.0.1", "-p", str(port)),
+            *("--db-pool-recycle", "0", *location),
+        ],
         [sys.executable, "-m", "dagster._daemon", "run", *location],
     ]
     processes = [subprocess.Popen(command, env=environment) for command in commands]

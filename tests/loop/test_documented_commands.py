@@ -2,7 +2,7 @@
 
 The home has what the pages speak of: two rounds, and 0002, which branches from 0000. Each call has a copy
 of it and a working folder of its own. What takes the place of a placeholder is in `_resolved`; what is not
-run is in `_NOT_RUN`, with the reason.
+run is in `_NOT_RUN`, with the reason. What needs PostgreSQL is run in tests/team.
 """
 
 import os
@@ -124,7 +124,11 @@ def _run(words: list[str], captured: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("call", "home"),
-    [(call, call.words[0]) for call in _CALLS if call.words[0] != "ui" and not _is_mention(call)],
+    [
+        (call, call.words[0])
+        for call in _CALLS
+        if call.words[0] != "ui" and "--postgres" not in call.words and not _is_mention(call)
+    ],
     indirect=["home"],
     ids=str,
 )
