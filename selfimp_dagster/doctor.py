@@ -78,7 +78,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _store(settings: Settings) -> Finding:
-    inventory = take_inventory(ArtifactStore(settings.store))
+    inventory = take_inventory(ArtifactStore.at(settings))
     rounds, damage = len(inventory.artifacts), inventory.damage
     if damage:
         return Finding(
