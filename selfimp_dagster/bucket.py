@@ -50,7 +50,7 @@ class Bucket:
         """The URL of an object."""
         return f"{self.url}/{name}"
 
-    def list(self, prefix: str, waits: Sequence[float] = WAITS) -> dict[str, str]:
+    def etags(self, prefix: str, waits: Sequence[float] | None = None) -> dict[str, str]:
         """The ETag of every object whose name begins so; one request per 1,000 of them.
 
         Raises:
@@ -59,12 +59,12 @@ class Bucket:
         """
         return {
             item["Key"].removeprefix(self._key("")): item["ETag"]
-            for page in self._pages(waits, Prefix=self._key(prefix))
+            for page in self._pages(WAITS if waits is None else waits, Prefix=self._key(prefix))
             for item in page.get("Contents", ())
         }
 
     def folders(self) -> list[str]:
-        """The first parts of the names of all objects that have several; errors as of `list`."""
+        """The first parts of the names of all objects that have several; errors as of `etags`."""
         return [
             item["Prefix"].removeprefix(self._key("")).rstrip("/")
             for page in self._pages(WAITS, Prefix=self._key(""), Delimiter="/")
@@ -210,8 +210,8 @@ class Bucket:
             "PermanentRedirect": "set AWS_REGION to the region of the bucket",
         }.get(
             code,
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be those of a user that may list, read and write "
-            f"{self.url}, AWS_ENDPOINT_URL the storage's address; then run the same again",
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be those of a user that may list, read and "
+            f"write {self.url}, AWS_ENDPOINT_URL the storage's address; then run the same again",
         )
         raise SelfimpError(f"the storage refuses: {error}", where=self.address(name), fix=fix) from error
 

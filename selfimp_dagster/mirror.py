@@ -66,7 +66,7 @@ class Mirror:
         """Brings the small files whose names begin so up to date: `<campaign>/` or more."""
         campaign = prefix.partition("/")[0]
         with self._turn(campaign):
-            there = {name: etag for name, etag in self.bucket.list(prefix).items() if _SMALL.fullmatch(name)}
+            there = {name: etag for name, etag in self.bucket.etags(prefix).items() if _SMALL.fullmatch(name)}
             known = self._index(campaign)
             new = [
                 name

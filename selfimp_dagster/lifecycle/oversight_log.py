@@ -55,7 +55,7 @@ def signature(store: ArtifactStore, campaign: str) -> object:
         Unreachable: the bucket does not answer.
     """
     if store.mirror is not None:
-        return store.mirror.bucket.list(f"{campaign}/{ENTRIES}/", waits=()) or None
+        return store.mirror.bucket.etags(f"{campaign}/{ENTRIES}/", waits=()) or None
     try:
         status = log_path(store, campaign).stat()
     except FileNotFoundError:

@@ -130,7 +130,7 @@ def verified(inventory: Inventory) -> Inventory:
 
 
 def _fetched(store: ArtifactStore, artifacts: Collection[Artifact]) -> list[dict[str, str]]:
-    """Brings the tables of artifacts here from a bucket; of each those that cannot be had, with the reason."""
+    """Brings the tables of artifacts here from a bucket; of each those that cannot be had, and why."""
     if store.mirror is None:
         return [{} for _ in artifacts]
     found = []
