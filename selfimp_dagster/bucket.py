@@ -124,6 +124,11 @@ class Bucket:
         )
         return str(answer["ETag"])
 
+    def creates_once(self) -> bool:
+        """Whether the storage honours `If-None-Match: *`; leaves a tiny object, `.created-once`."""
+        self.create(".created-once", b"first")
+        return not self.create(".created-once", b"second")
+
     def create(self, name: str, content: bytes) -> bool:
         """Writes a small object if there is none of that name, and says whether this content is there now.
 

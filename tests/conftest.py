@@ -63,7 +63,8 @@ def finished(tmp_path: Path, two_rounds: Home) -> Home:
 
 
 @pytest.fixture(scope="module")
-def _server() -> Iterator["Storage"]:
+def s3_server() -> Iterator["Storage"]:
+    """An S3 server; tests that do something to it use `storage`."""
     from storage import ENVIRONMENT, Storage
 
     with pytest.MonkeyPatch.context() as patch:
@@ -76,9 +77,9 @@ def _server() -> Iterator["Storage"]:
 
 
 @pytest.fixture
-def storage(_server: "Storage") -> Iterator["Storage"]:
+def storage(s3_server: "Storage") -> Iterator["Storage"]:
     """An S3 server that is there; what a test does to it ends with the test."""
-    yield _server
-    _server.come_back()
-    _server.be_busy(0)
-    _server.lose_answers(0)
+    yield s3_server
+    s3_server.come_back()
+    s3_server.be_busy(0)
+    s3_server.lose_answers(0)

@@ -424,6 +424,27 @@ def test_a_note_is_written_once(here: Machine, there: Machine) -> None:
     assert here().note(name) == there().note(name) == b"{}"
 
 
+def test_a_local_store_is_moved_by_copying_its_files(
+    storage: Storage, url: str, there: Machine, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").touch()
+    local = ArtifactStore(tmp_path / "artifacts")
+    _commit(local, 1.0, size=1000)
+    for action in ("pause", "resume"):
+        _decide(lambda: local, tmp_path, action, "Ada")
+    log, entries = oversight_log.log_path(local, "tiny"), local.folder / "tiny" / "oversight"
+    entries.mkdir()
+    split = ["split", "-l", "1", "-d", "-a", "6", "--additional-suffix=.json", str(log), f"{entries}/"]
+    subprocess.run(split, check=True)
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    for path in local.folder.rglob("*"):
+        if path.is_file():
+            storage.client().upload_file(str(path), bucket, f"{prefix}/{path.relative_to(local.folder)}")
+    assert list(there().rounds()) == [_KEY]
+    assert _value(there()) == 1.0
+    assert read_log(there(), "tiny") == read_log(local, "tiny")
+
+
 def test_a_missing_bucket_is_said_in_words(storage: Storage, tmp_path: Path) -> None:
     store = _machine(tmp_path, "s3://no-such-bucket")()
     with pytest.raises(SelfimpError, match="the storage refuses") as caught:
