@@ -61,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "home", True, str(settings.home) + ("" if settings.home.exists() else " (made by the first run)")
     )
+    yield from _bucket(settings)
     yield _store(settings)
     for package in _PACKAGES:
         try:
@@ -77,8 +78,30 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", free >= _FREE_GIB, f"{free:.1f} GiB free under {folder} (a round needs about 2)")
 
 
+def _bucket(settings: Settings) -> Iterator[Finding]:
+    if settings.bucket is None:
+        return
+    try:
+        mirror = ArtifactStore.at(settings).mirror
+        assert mirror is not None
+        once = mirror.bucket.creates_once()
+    except SelfimpError as error:
+        yield Finding("bucket", False, f"{error.where}: {error.what}: {error.fix}")
+        return
+    yield Finding(
+        "bucket",
+        once,
+        f"{settings.bucket} can be read and written"
+        if once
+        else f"{settings.bucket} ignores If-None-Match: of two interventions at one moment one can be lost",
+    )
+
+
 def _store(settings: Settings) -> Finding:
-    inventory = take_inventory(ArtifactStore(settings.store))
+    try:
+        inventory = take_inventory(ArtifactStore.at(settings))
+    except SelfimpError as error:  # of the bucket
+        return Finding("store", False, f"{error.where}: {error.what}")
     rounds, damage = len(inventory.artifacts), inventory.damage
     if damage:
         return Finding(

@@ -15,3 +15,7 @@ class SelfimpError(Exception):
         self.where = where
         self.fix = fix
         super().__init__(f"{where}: {what}\n  -> {fix}")
+
+
+class Unreachable(SelfimpError):
+    """Storage elsewhere does not answer, or says that it cannot now: the same may work later."""

@@ -1,20 +1,31 @@
 """Where things are, from the environment: the same for the definitions, the CLI and the tests."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from selfimp_dagster.errors import SelfimpError
+
+_STORE = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Folders of an installation. `home` is also DAGSTER_HOME: one instance for UI and CLI."""
+    """Folders of an installation. `home` is also DAGSTER_HOME: one instance for UI and CLI.
+
+    With `bucket`, an S3 URL, the artifacts are there, and `store` is this machine's copy of them.
+    """
 
     home: Path
     campaigns: Path
+    bucket: str | None = None
 
     @property
     def store(self) -> Path:
-        return self.home / "artifacts"
+        if self.bucket is None:
+            return self.home / "artifacts"
+        return self.home.joinpath("buckets", *filter(None, parse_store(self.bucket)))
 
     @property
     def models(self) -> Path:
@@ -22,8 +33,26 @@ class Settings:
 
 
 def settings() -> Settings:
-    """SELFIMP_HOME (default `.selfimp`) and SELFIMP_CAMPAIGNS (default `campaigns`)."""
+    """SELFIMP_HOME (default `.selfimp`), SELFIMP_CAMPAIGNS (default `campaigns`) and SELFIMP_STORE."""
     return Settings(
         home=Path(os.environ.get("SELFIMP_HOME", ".selfimp")).resolve(),
         campaigns=Path(os.environ.get("SELFIMP_CAMPAIGNS", "campaigns")).resolve(),
+        bucket=os.environ.get("SELFIMP_STORE") or None,
     )
+
+
+def parse_store(url: str) -> tuple[str, str]:
+    """The bucket and the prefix (without slashes around it, or empty) of `s3://bucket/prefix`.
+
+    Raises:
+        SelfimpError: it is no such URL.
+    """
+    match = _STORE.fullmatch(url)
+    if match is None:
+        raise SelfimpError(
+            "it is not s3://bucket or s3://bucket/prefix",
+            where="SELFIMP_STORE",
+            fix="write the bucket's name and a prefix of letters, digits, - and _; the endpoint goes into "
+            "AWS_ENDPOINT_URL, credentials into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    return match[1], match[2].strip("/")

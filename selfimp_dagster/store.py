@@ -5,15 +5,20 @@ every file, its parents, and the configuration, code and machine that made it. T
 last and atomically, so an artifact without one does not exist, and readers see either the old
 artifact or the new one. Folders are named after their content: materializing an asset again
 leaves what later rounds were built on in place.
+
+With a bucket the artifacts are there, laid out in the same way, and the folder holds copies (mirror.py). A
+store sees the bucket as it was when the store was opened, or later.
 """
 
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +28,11 @@ from selfimp_dagster.environment import environment
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.records import check_schema, content_hash
-from selfimp_dagster.round_key import RoundKey
+from selfimp_dagster.round_key import CAMPAIGN_PATTERN, RoundKey
+from selfimp_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from selfimp_dagster.mirror import Mirror
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -64,9 +73,10 @@ class _Versioned(BaseModel):
 class Artifact:
     """One complete artifact of the store."""
 
-    def __init__(self, manifest: Manifest, root: Path) -> None:
+    def __init__(self, manifest: Manifest, root: Path, mirror: "Mirror | None" = None) -> None:
         self.manifest = manifest
         self.folder = root / manifest.folder
+        self._mirror = mirror
 
     @property
     def data_version(self) -> str:
@@ -90,11 +100,27 @@ class Artifact:
 
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
         """The Parquet table `name`, checked against its schema."""
-        path = self.folder / f"{name}.parquet"
+        path = self.file(f"{name}.parquet")
         return check_schema(pl.read_parquet(path, glob=False), schema, where=str(path))
 
     def json(self, name: str) -> Any:
-        return json.loads((self.folder / f"{name}.json").read_text())
+        return json.loads(self.file(f"{name}.json").read_text())
+
+    def file(self, name: str) -> Path:
+        """Where one of its files is on this machine.
+
+        Raises:
+            SelfimpError: it is not here, and the bucket does not have it as it was written.
+        """
+        if (problem := self.fetch(name)) is not None:
+            raise self._lost(problem)
+        return self.folder / name
+
+    def fetch(self, name: str) -> str | None:
+        """Brings one of its files here, if it is in a bucket; why not, if that cannot be."""
+        if self._mirror is None or (self.folder / name).is_file():
+            return None
+        return self._mirror.fetch(self._object(name), self.manifest.files[name])
 
     def check(self, names: Iterable[str]) -> None:
         """Compares these files with the hashes in the manifest.
@@ -102,16 +128,25 @@ class Artifact:
         Raises:
             SelfimpError: one is gone or was altered since it was written.
         """
-        key, asset = RoundKey.parse(self.manifest.round), self.manifest.asset
-        where, again = f"{key} {asset}", _again(key, asset)
         for name in names:
-            file = self.folder / name
-            if not file.is_file():
-                raise SelfimpError(f"the file {name} is gone", where=where, fix=again)
-            if file_sha256(file) != self.manifest.files[name]:
-                raise SelfimpError(
-                    f"the file {name} is not what was written (hash mismatch)", where=where, fix=again
-                )
+            file, sha256 = self.folder / name, self.manifest.files[name]
+            if _holds(file, sha256):
+                continue
+            if self._mirror is not None:  # which compares what it fetches
+                problem = self._mirror.fetch(self._object(name), sha256)
+            elif not file.is_file():
+                problem = f"the file {name} is gone"
+            else:
+                problem = f"the file {name} is not what was written (hash mismatch)"
+            if problem is not None:
+                raise self._lost(problem)
+
+    def _object(self, name: str) -> str:
+        return f"{self.manifest.round}/{self.manifest.asset}/{self.manifest.folder}/{name}"
+
+    def _lost(self, problem: str) -> SelfimpError:
+        key, asset = RoundKey.parse(self.manifest.round), self.manifest.asset
+        return SelfimpError(problem, where=f"{key} {asset}", fix=_again(key, asset))
 
 
 class Draft:
@@ -122,10 +157,16 @@ class Draft:
     """
 
     def __init__(
-        self, root: Path, key: RoundKey, asset: str, parents: dict[str, str], config: dict[str, Any]
+        self,
+        root: Path,
+        key: RoundKey,
+        asset: str,
+        parents: dict[str, str],
+        config: dict[str, Any],
+        mirror: "Mirror | None" = None,
     ) -> None:
         self._root, self._key, self._asset, self._parents = root, key, asset, parents
-        self._config = config
+        self._config, self._mirror = config, mirror
         inputs = content_hash([str(key), asset, parents, config, __version__])
         self.folder = root / f".draft-{inputs[:16]}"
         try:
@@ -146,7 +187,11 @@ class Draft:
         """Hashes every file and makes the draft the artifact of its round, atomically.
 
         `facts` are what the artifact says of itself and part of its data version;
-        `measurements` (seconds, tokens) are kept beside it and not hashed.
+        `measurements` (seconds, tokens) are kept beside it and not hashed. With a bucket it is there first:
+        a draft that could not be uploaded stays what it was.
+
+        Raises:
+            SelfimpError: the disk is full or refuses, or so does the bucket.
         """
         files = {
             str(path.relative_to(self.folder)): file_sha256(path)
@@ -171,6 +216,8 @@ class Draft:
             config=self._config,
             environment=environment(),
         )
+        content = (manifest.model_dump_json(indent=2) + "\n").encode()
+        etag = self._publish(manifest, content) if self._mirror else None
         partial = self._root / f".{MANIFEST}.partial"
         try:
             for hidden in self.folder.glob(".*"):
@@ -179,26 +226,46 @@ class Draft:
                 shutil.rmtree(final)  # altered since it was made: the draft is what it was
             if not final.exists():
                 os.replace(self.folder, final)
-            partial.write_text(manifest.model_dump_json(indent=2) + "\n")
+            partial.write_bytes(content)
             os.replace(partial, self._root / MANIFEST)
             if self.folder.exists():  # the same content was there already, and somebody may be reading it
                 shutil.rmtree(self.folder)
         except OSError as error:
             raise write_error(error, final) from error
-        return Artifact(manifest, self._root)
+        if self._mirror and etag:
+            self._mirror.learn(f"{self._key}/{self._asset}/{MANIFEST}", etag)
+        return Artifact(manifest, self._root, self._mirror)
+
+    def _publish(self, manifest: Manifest, content: bytes) -> str:
+        """Puts the files into the bucket and then the manifest, whose ETag it returns."""
+        assert self._mirror is not None
+        known = self._root / MANIFEST
+        mended = known.is_file() and _version(known.read_bytes()) == manifest.data_version
+        place = f"{self._key}/{self._asset}"
+        self._mirror.upload(self.folder, f"{place}/{manifest.folder}", manifest.files, anew=mended)
+        return self._mirror.bucket.put(f"{place}/{MANIFEST}", content)
 
 
 class ArtifactStore:
-    """All artifacts of all campaigns, under one folder."""
+    """All artifacts of all campaigns, under one folder; with `bucket`, an S3 URL, those that are there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bucket: str | None = None) -> None:
         self.folder = folder
+        self.mirror = _mirror(folder, bucket) if bucket else None
+        self._opened = time.monotonic()
+
+    @classmethod
+    def at(cls, where: Settings) -> "ArtifactStore":
+        """The store of an installation."""
+        return cls(where.store, where.bucket)
 
     def draft(self, key: RoundKey, asset: str, *, parents: dict[str, str], config: dict[str, Any]) -> Draft:
         """Starts, or finds again, the artifact that these inputs lead to."""
-        return Draft(self._root(key, asset), key, asset, parents, config)
+        self._look(key.campaign)
+        return Draft(self._root(key, asset), key, asset, parents, config, self.mirror)
 
     def has(self, key: RoundKey, asset: str) -> bool:
+        self._look(key.campaign)
         return (self._root(key, asset) / MANIFEST).is_file()
 
     def open(self, key: RoundKey, asset: str, *, verify: bool = True) -> Artifact:
@@ -208,7 +275,7 @@ class ArtifactStore:
             SelfimpError: it is missing, unreadable, of another format, or altered since it was written.
         """
         manifest = self.manifest(key, asset)
-        artifact = Artifact(manifest, self._root(key, asset))
+        artifact = Artifact(manifest, self._root(key, asset), self.mirror)
         if verify:
             artifact.check(manifest.files)
         return artifact
@@ -219,6 +286,7 @@ class ArtifactStore:
         Raises:
             SelfimpError: it is missing, unreadable, of another format, or that of another artifact.
         """
+        self._look(key.campaign)
         where = f"{key} {asset}"
         path = self._root(key, asset) / MANIFEST
         try:
@@ -251,14 +319,63 @@ class ArtifactStore:
         return manifest
 
     def rounds(self, campaign: str | None = None) -> Iterator[RoundKey]:
-        """Rounds that have a folder, in order; folders that are named like no round are none."""
+        """Rounds that have a folder, in order; folders that are named like no round are none.
+
+        With a bucket, rounds that have an artifact there.
+        """
+        if self.mirror is not None:
+            for name in [campaign] if campaign else self.mirror.campaigns():
+                self._look(name)
         for folder in sorted(self.folder.glob(f"{campaign or '*'}/[0-9][0-9][0-9][0-9]")):
             key = RoundKey.match(f"{folder.parent.name}/{folder.name}")
-            if key is not None:
+            if key is not None and (self.mirror is None or next(folder.glob(f"*/{MANIFEST}"), None)):
                 yield key
+
+    def note(self, name: str) -> bytes | None:
+        """What a small file beside the rounds says (`<campaign>/evolution/<0000>.json`); none without one."""
+        self._look(name.partition("/")[0])
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def add_note(self, name: str, content: bytes) -> bool:
+        """Writes one if there is none, and says whether this content is there now."""
+        if self.mirror is not None:
+            created = self.mirror.bucket.create(name, content)
+            self.mirror.bring(name)
+            return created
+        path = self.folder / name
+        if path.is_file():
+            return path.read_bytes() == content
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+        return True
+
+    def _look(self, campaign: str) -> None:
+        if self.mirror is not None and re.fullmatch(CAMPAIGN_PATTERN, campaign):
+            self.mirror.look(campaign, self._opened)
 
     def _root(self, key: RoundKey, asset: str) -> Path:
         return self.folder / f"{key}/{asset}"
+
+
+def _mirror(folder: Path, bucket: str) -> "Mirror":
+    try:
+        from selfimp_dagster.mirror import mirror_of
+    except ModuleNotFoundError as error:
+        raise SelfimpError(
+            f"the library for buckets is not installed ({error.name})",
+            where=bucket,
+            fix="install it: pip install 'selfimp-dagster[s3]'",
+        ) from error
+    return mirror_of(folder, bucket)
+
+
+def _version(manifest: bytes) -> str | None:
+    """The data version that a manifest says; none if it cannot be read."""
+    try:
+        return Manifest.model_validate_json(manifest).data_version
+    except ValidationError:
+        return None
 
 
 def _again(key: RoundKey, asset: str) -> str:

@@ -106,6 +106,7 @@ class Home:
 
     folder: Path
     model: Path
+    bucket: str | None = None
 
     @property
     def campaigns(self) -> Path:
@@ -113,15 +114,16 @@ class Home:
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.folder / "home", campaigns=self.campaigns)
+        return Settings(home=self.folder / "home", campaigns=self.campaigns, bucket=self.bucket)
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"SELFIMP_HOME": str(self.settings.home), "SELFIMP_CAMPAIGNS": str(self.campaigns)}
+        where = {"SELFIMP_HOME": str(self.settings.home), "SELFIMP_CAMPAIGNS": str(self.campaigns)}
+        return {**where, "SELFIMP_STORE": self.bucket} if self.bucket else where
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.store)
+        return ArtifactStore.at(self.settings)
 
     @cached_property
     def workbench(self) -> WorkbenchResource:

@@ -9,8 +9,9 @@ from selfimp_dagster.automation.requests import following_round, rest_of_round
 from selfimp_dagster.automation.round_job import round_job
 from selfimp_dagster.automation.runs import cancel_queued, interrupt_launched, report_tags, runs_in_flight
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.next_round import next_round
-from selfimp_dagster.lifecycle.oversight import LOG, Entry, Standing, read_log, standing_after
+from selfimp_dagster.lifecycle.oversight import Entry, Standing, read_log, standing_after
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.resources.workbench import WorkbenchResource
 from selfimp_dagster.round_key import RoundKey
@@ -34,7 +35,7 @@ def oversight_sensor(context: dg.SensorEvaluationContext, workbench: WorkbenchRe
     seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
     notes: list[str] = []
     requests: list[dg.RunRequest] = []
-    for campaign in sorted(path.parent.name for path in workbench.artifacts.folder.glob(f"*/{LOG}")):
+    for campaign in oversight_log.campaigns(workbench.artifacts):
         try:
             entries = read_log(workbench.artifacts, campaign)
             new = entries[seen.get(campaign, 0) :]

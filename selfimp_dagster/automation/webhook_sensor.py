@@ -12,11 +12,11 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from selfimp_dagster.automation.runs import failure
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, read_report
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.next_round import next_round
 from selfimp_dagster.lifecycle.oversight import (
-    LOG,
     Entry,
     outcome_of,
     read_log,
@@ -90,8 +90,8 @@ def _now(instance: dg.DagsterInstance, workbench: WorkbenchResource) -> Cursor:
 
 
 def _campaigns(workbench: WorkbenchResource) -> list[str]:
-    """Those whose log has anything."""
-    return sorted(path.parent.name for path in workbench.artifacts.folder.glob(f"*/{LOG}"))
+    """Those whose log may have anything."""
+    return oversight_log.campaigns(workbench.artifacts)
 
 
 def _news(

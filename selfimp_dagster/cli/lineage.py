@@ -44,7 +44,7 @@ def sql(
 
     if csv + as_json + (parquet is not None) > 1:
         raise SelfimpError("several outputs", where="sql", fix="choose one of --csv, --json and --parquet")
-    store = ArtifactStore(settings().store)
+    store = ArtifactStore.at(settings())
     if parquet is not None:
         answer = ask(store, query or LISTING, into=parquet)
         print_gaps(answer.inventory.damage)
@@ -71,7 +71,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another finished round, for example of another branch.")],
 ) -> None:
     """Compare two rounds: their candidates on the same items, and what differs in how they were made."""
-    found = compare_rounds(ArtifactStore(settings().store), RoundKey.parse(first), RoundKey.parse(second))
+    found = compare_rounds(ArtifactStore.at(settings()), RoundKey.parse(first), RoundKey.parse(second))
     console.print(found.lineage_sentence, highlight=False)
     console.print(escape(found.recipe_sentence), highlight=False)
     print_rows(
@@ -121,7 +121,7 @@ def reproduce(
     with _scratch(keep) as scratch:
         console.rule(f"round {key} again", align="left")
         found = run_again(
-            ArtifactStore(where.store),
+            ArtifactStore.at(where),
             key,
             campaigns=where.campaigns,
             models=where.models,
@@ -188,7 +188,7 @@ def replay(
     from selfimp_dagster.lineage.replay import replay_episodes
 
     with errors.status("Playing again"):
-        found = list(replay_episodes(ArtifactStore(settings().store), RoundKey.parse(round_), episode or ""))
+        found = list(replay_episodes(ArtifactStore.at(settings()), RoundKey.parse(round_), episode or ""))
     if episode:
         for played in found:
             console.rule(f"{played.row['environment']} of {played.row['arm']}", align="left")
@@ -227,7 +227,7 @@ def trace(
     from selfimp_dagster.lineage.trace import trace as history
 
     with errors.status("Looking for the row"):
-        found = history(ArtifactStore(settings().store), id_)
+        found = history(ArtifactStore.at(settings()), id_)
     if as_json:
         sys.stdout.write(found.as_json() + "\n")
     else:
@@ -268,5 +268,5 @@ def report(
     """Write a campaign's report: one HTML file with curves, tree, examples, evidence, costs, provenance."""
     from selfimp_dagster.report import write_report
 
-    path = write_report(ArtifactStore(settings().store), campaign, out)
+    path = write_report(ArtifactStore.at(settings()), campaign, out)
     console.print(str(path), soft_wrap=True, highlight=False, markup=False)

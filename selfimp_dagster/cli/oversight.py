@@ -8,10 +8,10 @@ from rich.markup import escape
 
 from selfimp_dagster.cli.app import CampaignName, app
 from selfimp_dagster.console import console, print_rows
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.oversight import (
     Action,
     halt_sentence,
-    log_path,
     open_questions,
     read_log,
     record,
@@ -75,7 +75,7 @@ def resume(campaign: CampaignName, reason: Reason, who: Who) -> None:
 def oversight(campaign: CampaignName) -> None:
     """Show how a campaign stands, what waits for a person, and all interventions, the chain verified."""
     where = settings()
-    store = ArtifactStore(where.store)
+    store = ArtifactStore.at(where)
     require_campaign(store, where.campaigns, campaign)
     entries = read_log(store, campaign)
     standing = standing_after(entries)
@@ -98,15 +98,15 @@ def oversight(campaign: CampaignName) -> None:
     )
     if entries:
         console.print(
-            f"The chain holds: {len(entries)} entries in {log_path(store, campaign)}, the last one with the "
-            f"hash\n{entries[-1].hash}",
+            f"The chain holds: {len(entries)} entries in {oversight_log.place(store, campaign)}, "
+            f"the last one with the hash\n{entries[-1].hash}",
             highlight=False,
         )
 
 
 def _decide(action: Action, campaign: str, round_: RoundKey | None, who: str, reason: str) -> None:
     where = settings()
-    store = ArtifactStore(where.store)
+    store = ArtifactStore.at(where)
     entry = record(store, where.campaigns, action, campaign, round_=round_, who=who, reason=reason)
     console.print(f"{escape(entry.sentence)}\nentry {entry.sequence}, hash {entry.hash}", highlight=False)
     if (where.home / "dagster.yaml").exists():

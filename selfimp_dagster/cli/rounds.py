@@ -64,7 +64,7 @@ def run(
     from selfimp_dagster.rounds_in_process import open_instance, run_round
 
     where = settings()
-    store = ArtifactStore(where.store)
+    store = ArtifactStore.at(where)
     branch = RoundKey.parse(parent) if parent else None
     recipe = _recipe(changes or [])
     workbench = WorkbenchResource.at(where)
@@ -137,7 +137,7 @@ def evolve(
     where = settings()
     with open_instance(where.home) as instance, showing(TerminalProgress()):
         ended = run_evolution(instance, WorkbenchResource.at(where), campaign, budget, show)
-    archive = read_archive(ArtifactStore(where.store), campaign).drop("rejected_replies")
+    archive = read_archive(ArtifactStore.at(where), campaign).drop("rejected_replies")
     print_rows(archive.columns, archive.iter_rows(), title=f"Archive of {campaign}")
     console.print(escape(ended), highlight=False)
 
@@ -151,7 +151,7 @@ def status(
     Of each campaign's newest round the four dimensions are shown, with 95 % intervals, and the monitors.
     """
     where = settings()
-    store = ArtifactStore(where.store)
+    store = ArtifactStore.at(where)
     unreadable: list[SelfimpError] = []
     ledger = read_ledger(store, campaign, unreadable)
     if ledger.is_empty():

@@ -113,7 +113,7 @@ def planned(campaign: dict[str, Any], rounds: int) -> dict[str, Any]:
 def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None, seed: int = 0) -> Path:
     """The folder of the weights that all campaigns of the lab start from, trained when first needed."""
     where = lab.installation(SCHOOL)
-    key, store = RoundKey(SCHOOL, 0), ArtifactStore(where.store)
+    key, store = RoundKey(SCHOOL, 0), ArtifactStore.at(where)
     if not store.has(key, "eval_report"):
         tell("The student goes to school: once, for some minutes.")
         _write_campaign(where, school(seed))
@@ -123,7 +123,7 @@ def make_student(lab: Lab, tell: Callable[[str], None] = lambda line: None, seed
 
 
 def _run_round(instance: dg.DagsterInstance, where: Settings, key: RoundKey) -> RoundOutcome:
-    store = ArtifactStore(where.store)
+    store = ArtifactStore.at(where)
     ended, why = None, ""
     try:
         run_round(instance, WorkbenchResource.at(where), key)

@@ -1,11 +1,10 @@
 """People in the loop: what a campaign asks them, what they decided, and what follows from it.
 
-Interventions are in `<store>/<campaign>/oversight.jsonl`, one entry a line, only ever appended to. Every
-entry holds the hash of the one before it, so an entry that is altered, removed or moved breaks the chain.
+Interventions are in the log of the campaign (oversight_log.py), only ever appended to. Every entry holds
+the hash of the one before it, so an entry that is altered, removed or moved breaks the chain.
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selfimp_dagster.campaign import Approval, Matter
-from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.errors import SelfimpError, Unreachable
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.evaluation.report import ASSET, EvalReport, read_report
 from selfimp_dagster.lifecycle.spending import BudgetSwitch
 from selfimp_dagster.progress import Bar, Progress
@@ -35,13 +34,12 @@ Action = Literal["approve", "refuse", "pause", "resume", "kill"]
 State = Literal["running", "paused", "killed"]
 Status = Literal["promoted", "rejected", "waiting", "refused"]
 
-LOG = "oversight.jsonl"
-"""The log's name in the folder of its campaign."""
-
 FIRST = "0" * 64
 """What the first entry of a log has in the place of the hash of the entry before it."""
 
 _START = "incumbent_policy"
+_ATTEMPTS = 10  # to append where others append
+_BETWEEN_REQUESTS = 10.0  # seconds between two looks at a log in a bucket
 _PAST = {
     "approve": "approved",
     "refuse": "refused",
@@ -319,7 +317,7 @@ def oversight_tables(store: ArtifactStore) -> tuple[pl.DataFrame, pl.DataFrame]:
     standings: list[dict[str, Any]] = []
     interventions: list[dict[str, Any]] = []
     campaigns = {key.campaign for key in store.rounds()}
-    campaigns |= {path.parent.name for path in store.folder.glob(f"*/{LOG}")}
+    campaigns |= set(oversight_log.campaigns(store))
     for campaign in sorted(campaigns):
         row: dict[str, Any] = {"campaign": campaign, "state": "not known"}
         try:
@@ -406,13 +404,17 @@ def _halted(campaign: str, standing: Standing) -> SelfimpError:
 
 
 class KillSwitch:
-    """Asked by every long loop as it advances; looks at the log at most once in `every` seconds."""
+    """Asked by every long loop as it advances; looks at the log at most once in `every` seconds.
 
-    def __init__(self, store: ArtifactStore, campaign: str, every: float = 1.0) -> None:
-        self._store, self._campaign, self._every = store, campaign, every
-        self._path = log_path(store, campaign)
-        self._looked = -every
-        self._seen: tuple[int, int] | None = None
+    Without `every` that is 1 s, or 10 s if the log is in a bucket. While the bucket cannot be reached, work
+    goes on.
+    """
+
+    def __init__(self, store: ArtifactStore, campaign: str, every: float | None = None) -> None:
+        self._store, self._campaign = store, campaign
+        self._every = every if every is not None else 1.0 if store.mirror is None else _BETWEEN_REQUESTS
+        self._looked = float("-inf")
+        self._seen: object = None
 
     def look(self) -> None:
         """Nothing, as long as nobody kills the campaign.
@@ -424,19 +426,16 @@ class KillSwitch:
         if now - self._looked < self._every:
             return
         self._looked = now
-        found = self._signature()
-        if found != self._seen:
-            standing = read_standing(self._store, self._campaign)
-            if standing.state == "killed":
-                raise _halted(self._campaign, standing)
-            self._seen = found
-
-    def _signature(self) -> tuple[int, int] | None:
         try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size
+            found = oversight_log.signature(self._store, self._campaign)
+            if found == self._seen:
+                return
+            standing = read_standing(self._store, self._campaign)
+        except Unreachable:
+            return
+        if standing.state == "killed":
+            raise _halted(self._campaign, standing)
+        self._seen = found
 
 
 class _OverseenBar:
@@ -463,22 +462,14 @@ class OverseenProgress:
             yield _OverseenBar(bar, self._switch, self._budget)
 
 
-def log_path(store: ArtifactStore, campaign: str) -> Path:
-    return store.folder / campaign / LOG
-
-
 def read_log(store: ArtifactStore, campaign: str) -> tuple[Entry, ...]:
     """All interventions on a campaign, from the first, with the chain verified.
 
     Raises:
         SelfimpError: an entry was altered, removed or moved, naming the first that does not fit.
     """
-    path = log_path(store, campaign)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return ()
-    return parse_log(content, campaign, where=str(path))[0]
+    content = oversight_log.content(store, campaign)
+    return parse_log(content, campaign, oversight_log.place(store, campaign))[0]
 
 
 def read_standing(store: ArtifactStore, campaign: str) -> Standing:
@@ -592,34 +583,39 @@ def record(
             where="round",
             fix="name a round of the same campaign to approve or refuse, and none otherwise",
         )
-    path = log_path(store, campaign)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(".oversight.lock")):
-            content = path.read_bytes() if path.exists() else b""
-            entries, whole = parse_log(content, campaign, where=str(path))
-            standing = standing_after(entries)
-            evidence = None
-            if round_ is not None:
-                evidence = _asked(store, round_, standing)
-            else:
-                _require_change(campaign, standing, action)
-            said = {
-                "campaign": campaign,
-                "sequence": len(entries),
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "action": action,
-                "round": str(round_) if round_ else None,
-                "who": who.strip(),
-                "reason": reason.strip(),
-                "evidence": evidence.model_dump() if evidence else None,
-                "previous": entries[-1].hash if entries else FIRST,
-            }
-            entry = Entry.model_validate({**said, "hash": content_hash(said)})
-            _append(path, entry, content, whole)
-    except OSError as error:
-        raise write_error(error, path) from error
-    return entry
+    where = oversight_log.place(store, campaign)
+    for _ in range(_ATTEMPTS):
+        try:
+            with oversight_log.exclusive(store, campaign):
+                content = oversight_log.content(store, campaign)
+                entries, whole = parse_log(content, campaign, where)
+                standing = standing_after(entries)
+                evidence = None
+                if round_ is not None:
+                    evidence = _asked(store, round_, standing)
+                else:
+                    _require_change(campaign, standing, action)
+                said = {
+                    "campaign": campaign,
+                    "sequence": len(entries),
+                    "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "action": action,
+                    "round": str(round_) if round_ else None,
+                    "who": who.strip(),
+                    "reason": reason.strip(),
+                    "evidence": evidence.model_dump() if evidence else None,
+                    "previous": entries[-1].hash if entries else FIRST,
+                }
+                entry = Entry.model_validate({**said, "hash": content_hash(said)})
+                if oversight_log.append(
+                    store, campaign, entry.sequence, _line(entry), before=content, whole=whole
+                ):
+                    return entry
+        except OSError as error:
+            raise write_error(error, store.folder / campaign) from error
+    raise SelfimpError(
+        f"others wrote at each of {_ATTEMPTS} attempts", where=where, fix="give the command again"
+    )
 
 
 def require_campaign(store: ArtifactStore, campaigns: Path, campaign: str) -> None:
@@ -681,24 +677,3 @@ def _require_change(campaign: str, standing: Standing, action: Action) -> None:
             where=f"campaign {campaign}",
             fix=fix,
         )
-
-
-def _append(path: Path, entry: Entry, content: bytes, whole: int) -> None:
-    """Writes an entry behind the whole ones, to the disk; what a writer that died left behind them goes."""
-    data = _line(entry) + b"\n"
-    if content[:whole] and not content[:whole].endswith(b"\n"):
-        data = b"\n" + data
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        if len(content) > whole:
-            os.ftruncate(descriptor, whole)
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY)  # a new file is on the disk once its folder is
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -3,17 +3,18 @@
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.models.hashing import file_sha256
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 _WEIGHTS = "model/"  # the folder that may be deleted to free space
+_AT_A_TIME = 8  # files that are fetched
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def take_inventory(store: ArtifactStore) -> Inventory:
     """Reads every manifest of the store and looks whether the files that it names are there.
 
     Contents are not hashed: `ArtifactStore.open` does that for the artifact that it opens. The weights of a
-    checkpoint may be missing, since they may be deleted to free space.
+    checkpoint may be missing, since they may be deleted to free space. From a bucket, all but the files in
+    folders of artifacts is fetched that is not here yet.
     """
     artifacts: dict[RoundKey, dict[str, Artifact]] = {}
     gaps: list[Gap] = []
@@ -94,11 +96,13 @@ def take_inventory(store: ArtifactStore) -> Inventory:
             except SelfimpError as error:
                 gaps.append(Gap(str(key), asset, error.what, error.fix, damage=True))
                 continue
-            gone = _missing_files(artifact)
+            held[asset] = artifact
+        for artifact, refused in zip(held.values(), _fetched(store, held.values()), strict=True):
+            gaps += [_gap(artifact, problem) for problem in refused.values()]
+            gone = [name for name in _missing_files(store, artifact) if name not in refused]
             if gone:
                 gaps.append(_lost_files(artifact, gone))
-                missing |= {artifact.folder / name for name in gone}
-            held[asset] = artifact
+            missing |= {artifact.folder / name for name in (*gone, *refused)}
         gaps += _absences(key, held, absent)
         artifacts[key] = held
     gaps += _gone_rounds(artifacts)
@@ -114,28 +118,46 @@ def verified(inventory: Inventory) -> Inventory:
     altered: set[Path] = set()
     for held in inventory.artifacts.values():
         for artifact in held.values():
-            for name, sha256 in sorted(artifact.manifest.files.items()):
+            for name in sorted(artifact.manifest.files):
                 path = artifact.folder / name
-                if (
-                    name.endswith(".parquet")
-                    and path not in inventory.missing
-                    and file_sha256(path) != sha256
-                ):
-                    gaps.append(_gap(artifact, f"the file {name} is not what was written (hash mismatch)"))
-                    altered.add(path)
+                if name.endswith(".parquet") and path not in inventory.missing:
+                    try:
+                        artifact.check([name])
+                    except SelfimpError as error:
+                        gaps.append(_gap(artifact, error.what))
+                        altered.add(path)
     return Inventory(inventory.artifacts, (*inventory.gaps, *gaps), inventory.missing | altered)
 
 
-def _missing_files(artifact: Artifact) -> list[str]:
+def _fetched(store: ArtifactStore, artifacts: Collection[Artifact]) -> list[dict[str, str]]:
+    """Brings the tables of artifacts here from a bucket; of each those that cannot be had, and why."""
+    if store.mirror is None:
+        return [{} for _ in artifacts]
+    found = []
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        for artifact in artifacts:
+            names = [name for name in artifact.manifest.files if "/" not in name]
+            problems = zip(names, pool.map(artifact.fetch, names), strict=True)
+            found.append({name: problem for name, problem in problems if problem is not None})
+    return found
+
+
+def _missing_files(store: ArtifactStore, artifact: Artifact) -> list[str]:
     try:
         there = set(os.listdir(artifact.folder))
     except OSError:
         there = set()
-    return [
-        name
-        for name in sorted(artifact.manifest.files)
-        if name not in there and not name.startswith(_WEIGHTS)
-    ]
+    absent = (name for name in sorted(artifact.manifest.files) if name not in there)
+    return [name for name in absent if _needed(store, artifact, name)]
+
+
+def _needed(store: ArtifactStore, artifact: Artifact, name: str) -> bool:
+    """Whether the absence of a file that is not directly in the artifact's folder is a gap."""
+    if "/" not in name:
+        return True
+    if store.mirror is not None or name.startswith(_WEIGHTS):
+        return False
+    return not (artifact.folder / name).is_file()
 
 
 def _lost_files(artifact: Artifact, names: list[str]) -> Gap:

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
 from selfimp_dagster.lifecycle.evaluation.stage import evaluate_round
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
-from selfimp_dagster.lifecycle.oversight import log_path, read_standing
+from selfimp_dagster.lifecycle.oversight import read_standing
 from selfimp_dagster.lifecycle.policy import Beginning, Policy, read_policy, start_from
 from selfimp_dagster.lifecycle.refinement.stage import refine_outputs
 from selfimp_dagster.lifecycle.selection.stage import select_subset
@@ -270,15 +271,16 @@ def _engines(recorded: Mapping[str, Artifact]) -> EnginePool:
 
 
 def _linked(store: ArtifactStore, policy: Policy, scratch: Path) -> ArtifactStore:
-    """A store under `scratch` with links to the ancestors of the round, and to what people said of them."""
-    folder = scratch / "artifacts"
-    log = str(log_path(store, policy.campaign.name).relative_to(store.folder))
+    """A store under `scratch` with links to the ancestors of the round, and what people said of them."""
+    folder, campaign = scratch / "artifacts", policy.campaign.name
     try:
-        for linked in (*policy.ancestors, log):
-            link, target = folder / linked, (store.folder / linked).resolve()
+        (folder / campaign).mkdir(parents=True)
+        for ancestor in policy.ancestors:
+            target = (store.folder / ancestor).resolve()
             if target.exists():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(target, target_is_directory=target.is_dir())
+                (folder / ancestor).symlink_to(target, target_is_directory=True)
+        if log := oversight_log.content(store, campaign):
+            (folder / campaign / oversight_log.LOG).write_bytes(log)
     except OSError as error:
         raise write_error(error, folder) from error
     return ArtifactStore(folder)
@@ -287,6 +289,7 @@ def _linked(store: ArtifactStore, policy: Policy, scratch: Path) -> ArtifactStor
 def _refuse_altered(key: RoundKey, asset: str, artifact: Artifact) -> None:
     """A recorded file may be gone, since its hash remains; one that was altered speaks for nothing."""
     for name, sha256 in artifact.manifest.files.items():
+        artifact.fetch(name)
         file = artifact.folder / name
         if file.is_file() and file_sha256(file) != sha256:
             raise SelfimpError(

@@ -360,8 +360,11 @@ def _ledger(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, invento
     tables = {"ledger": LEDGER, "directives": DIRECTIVES}
     paths = {name: store.folder / f"{name}.parquet" for name in tables}
     measured = {str(key) for key, _ in inventory.facts("eval_report")}
-    if all(_is_current(paths[name], schema) for name, schema in tables.items()) and (
-        set(pl.read_parquet(paths["ledger"], columns=["round"], glob=False)["round"]) >= measured
+    alone = store.mirror is None  # else another machine may have measured a round again
+    if (
+        alone
+        and all(_is_current(paths[name], schema) for name, schema in tables.items())
+        and (set(pl.read_parquet(paths["ledger"], columns=["round"], glob=False)["round"]) >= measured)
     ):
         for name, path in paths.items():
             connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted([path])})")

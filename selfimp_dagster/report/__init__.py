@@ -12,9 +12,9 @@ import yaml
 
 from selfimp_dagster import __version__
 from selfimp_dagster.campaign import Campaign
+from selfimp_dagster.lifecycle import oversight_log
 from selfimp_dagster.lifecycle.evaluation.report import Score
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.lifecycle.oversight import log_path
 from selfimp_dagster.records import content_hash
 from selfimp_dagster.report import figures, words
 from selfimp_dagster.report.data import IN_BRIEF, IN_FULL, NEWEST, CampaignReport, Flips, Missing, gather
@@ -108,8 +108,8 @@ def _state(store: ArtifactStore, campaign: str) -> str:
         for stage in STAGES
         if (path := store.folder / campaign / f"{key.number:04d}" / stage / MANIFEST).is_file()
     ]
-    log = log_path(store, campaign)
-    interventions = sha256(log.read_bytes()).hexdigest() if log.is_file() else None
+    log = oversight_log.content(store, campaign)
+    interventions = sha256(log).hexdigest() if log else None
     return content_hash([__version__, manifests, interventions])[:16]
 
 

@@ -37,7 +37,8 @@ class WorkbenchResource(dg.ConfigurableResource):
     """Where campaigns, artifacts and base models live, and the engines."""
 
     campaigns: str = Field(description="Folder of the campaign files.")
-    store: str = Field(description="Folder of the artifact store.")
+    store: str = Field(description="Folder of the artifact store, or of this machine's copy of the bucket.")
+    bucket: str = Field(default="", description="S3 URL under which the artifacts are; empty: in the folder.")
     models: str = Field(description="Folder that caches base models.")
     engines: EnginesResource
 
@@ -47,13 +48,14 @@ class WorkbenchResource(dg.ConfigurableResource):
         return cls(
             campaigns=str(where.campaigns),
             store=str(where.store),
+            bucket=where.bucket or "",
             models=str(where.models),
             engines=EnginesResource(),
         )
 
     @property
     def artifacts(self) -> ArtifactStore:
-        return ArtifactStore(Path(self.store))
+        return ArtifactStore(Path(self.store), self.bucket or None)
 
     @property
     def campaigns_folder(self) -> Path:

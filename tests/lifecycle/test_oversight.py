@@ -27,7 +27,6 @@ from selfimp_dagster.lifecycle.oversight import (
     KillSwitch,
     OverseenProgress,
     Standing,
-    log_path,
     outcome,
     parse_log,
     read_log,
@@ -35,6 +34,7 @@ from selfimp_dagster.lifecycle.oversight import (
     record,
     standing_after,
 )
+from selfimp_dagster.lifecycle.oversight_log import log_path
 from selfimp_dagster.progress import Bar
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import ArtifactStore
@@ -156,7 +156,7 @@ def test_the_next_intervention_is_written_behind_the_whole_ones(
 _DIES_WITHIN_A_WRITE = """
 import os, signal, sys
 from pathlib import Path
-from selfimp_dagster.lifecycle import oversight
+from selfimp_dagster.lifecycle import oversight, oversight_log
 from selfimp_dagster.store import ArtifactStore
 
 write = os.write
@@ -166,7 +166,7 @@ def die(descriptor, data):
 
 store, campaigns = ArtifactStore(Path(sys.argv[1]) / "store"), Path(sys.argv[1]) / "campaigns"
 oversight.record(store, campaigns, "pause", "tiny", who="Ann", reason="first")
-oversight.os.write = die
+oversight_log.os.write = die
 oversight.record(store, campaigns, "kill", "tiny", who="Ann", reason="second")
 """
 

@@ -19,7 +19,8 @@ from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle import policy as policies
 from selfimp_dagster.lifecycle.ledger import STAGES
-from selfimp_dagster.lifecycle.oversight import log_path, record
+from selfimp_dagster.lifecycle.oversight import record
+from selfimp_dagster.lifecycle.oversight_log import log_path
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.lineage.differences import ROW_IDS
 from selfimp_dagster.lineage.reproduce import Outcome, Reproduction, reproduce

@@ -20,7 +20,8 @@ from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.evaluation.dimensions import MEASURES
 from selfimp_dagster.lifecycle.evaluation.report import read_dimensions, read_report
 from selfimp_dagster.lifecycle.ledger import read_ledger
-from selfimp_dagster.lifecycle.oversight import log_path, record
+from selfimp_dagster.lifecycle.oversight import record
+from selfimp_dagster.lifecycle.oversight_log import log_path
 from selfimp_dagster.lifecycle.policy import read_policy
 from selfimp_dagster.records import EVALUATIONS, SELECTION
 from selfimp_dagster.report import figures, refresh_reports, render, report_path, words, write_report

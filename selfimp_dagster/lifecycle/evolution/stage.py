@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 
@@ -19,7 +18,7 @@ from selfimp_dagster.lifecycle.rewards.context import Question
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.records import derive_seed, frame
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import ArtifactStore, write_file
+from selfimp_dagster.store import ArtifactStore
 
 FOLDER = "evolution"
 """The folder of proposals, in that of their campaign: one JSON file for each round that is a child."""
@@ -101,10 +100,8 @@ def next_child(bench: Workbench, campaign: Campaign, key: RoundKey, budget: int)
         told_so_far(archive),
         _asking(bench, campaign, RoundKey.parse(parent)),
     )
-    path = _path(bench.store, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, proposal.model_dump_json(indent=2).encode())
-    return proposal
+    bench.store.add_note(_name(key), proposal.model_dump_json(indent=2).encode())
+    return read_proposal(bench.store, key) or proposal  # of another machine, if it was first
 
 
 def stop_reason(store: ArtifactStore, campaign: Campaign) -> str | None:
@@ -137,12 +134,12 @@ def told_so_far(archive: pl.DataFrame) -> str:
 
 def read_proposal(store: ArtifactStore, key: RoundKey) -> Proposal | None:
     """The proposal of a round; none if there is none."""
-    path = _path(store, key)
-    return Proposal.model_validate_json(path.read_bytes()) if path.exists() else None
+    found = store.note(_name(key))
+    return None if found is None else Proposal.model_validate_json(found)
 
 
-def _path(store: ArtifactStore, key: RoundKey) -> Path:
-    return store.folder / key.campaign / FOLDER / f"{key.number:04d}.json"
+def _name(key: RoundKey) -> str:
+    return f"{key.campaign}/{FOLDER}/{key.number:04d}.json"
 
 
 def _asking(bench: Workbench, campaign: Campaign, parent: RoundKey) -> Ask | None:
