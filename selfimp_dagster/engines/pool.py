@@ -3,17 +3,21 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfimp_dagster.engines.base import Engine, Generator
+from selfimp_dagster.engines.choice import EngineChoice, EngineName, choose_engine
 from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from selfimp_dagster.engines.adapted import AdaptedEngine
     from selfimp_dagster.engines.transformers_engine import TransformersEngine
+    from selfimp_dagster.engines.vllm_engine import RunningVllm, VllmEngine
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
+_MOST_RUNNING = 2  # of vLLM, which swaps weights: in the sampling and in the evaluation numerics
 
 
 class EnginePool:
@@ -23,19 +27,50 @@ class EnginePool:
         dtype: numerics of sampling: `auto`, `float32` or `bfloat16`.
         device: `auto`, or a torch device such as `cpu` or `cuda:0`.
         batch_size: sequences decoded together.
+        engine: `auto`, `transformers` or `vllm` (engines/choice.py).
+        memory_fraction: the share of a GPU's memory that each vLLM takes while it runs; there are two at most.
     """
 
-    def __init__(self, *, dtype: DtypeName = "auto", device: str = "auto", batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        *,
+        dtype: DtypeName = "auto",
+        device: str = "auto",
+        batch_size: int = 256,
+        engine: EngineName = "auto",
+        memory_fraction: float = 0.4,
+    ) -> None:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
+        self._wanted, self._memory_fraction = engine, memory_fraction
         self._loaded: OrderedDict[tuple[str, str], TransformersEngine] = OrderedDict()
+        self._running: dict[tuple[str, str], RunningVllm] = {}
+        self._vllm_engines: dict[tuple[str, str], VllmEngine] = {}
+
+    @cached_property
+    def choice(self) -> EngineChoice:
+        """Which engine samples, and why.
+
+        Raises:
+            SelfimpError: vLLM is asked for where it cannot run.
+        """
+        return choose_engine(self._wanted, self._device)
 
     def engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None = None) -> Engine:
         """The engine that runs the weights in `folder`, in `dtype` or else in the sampling numerics.
 
         Raises:
-            SelfimpError: the folder does not hold a model.
+            SelfimpError: the folder does not hold a model, or the engine cannot run it.
         """
+        if self.choice.engine == "vllm":
+            return self._vllm_engine(folder, policy_hash, dtype)
         return self._loaded_engine(folder, policy_hash, dtype)
+
+    def give_back(self) -> None:
+        """Ends every vLLM, which holds memory for a cache that whoever trains needs more. Asked again, it starts anew."""
+        for running in self._running.values():
+            running.close()
+        self._running.clear()
+        self._vllm_engines.clear()
 
     def contrastive(self, expert: tuple[Path, str], amateur: tuple[Path, str]) -> Generator:
         """An engine that holds an amateur's weights against an expert's, each a folder and its policy hash.
@@ -79,6 +114,28 @@ class EnginePool:
                 self._loaded = OrderedDict(
                     (key, loaded) for key, loaded in self._loaded.items() if loaded is not engine
                 )
+
+    def _vllm_engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None) -> "VllmEngine":
+        from selfimp_dagster.engines.vllm_engine import RunningVllm, VllmEngine, model_kind
+
+        numerics = pick_dtype(dtype or self._dtype, pick_device(self._device))
+        key = (policy_hash, str(numerics))
+        if key not in self._vllm_engines:
+            place = (model_kind(folder), str(numerics))
+            if place not in self._running:
+                if len(self._running) >= _MOST_RUNNING:
+                    self.give_back()
+                self._running[place] = RunningVllm(
+                    folder,
+                    policy_hash,
+                    dtype=numerics,
+                    batch_size=self._batch_size,
+                    memory_fraction=self._memory_fraction,
+                )
+            self._vllm_engines[key] = VllmEngine(
+                self._running[place], folder, policy_hash, lambda: self._loaded_engine(folder, policy_hash, dtype)
+            )
+        return self._vllm_engines[key]
 
     def _loaded_engine(
         self, folder: Path, policy_hash: str, dtype: DtypeName | None = None
