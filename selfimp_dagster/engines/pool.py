@@ -14,10 +14,9 @@ from selfimp_dagster.models.loading import DtypeName, pick_device, pick_dtype
 if TYPE_CHECKING:
     from selfimp_dagster.engines.adapted import AdaptedEngine
     from selfimp_dagster.engines.transformers_engine import TransformersEngine
-    from selfimp_dagster.engines.vllm_engine import RunningVllm, VllmEngine
+    from selfimp_dagster.engines.vllm_engine import VllmEngine
 
 _MOST_LOADED = 4  # incumbent and candidate, each in the sampling and in the evaluation numerics
-_MOST_RUNNING = 2  # of vLLM, which swaps weights: in the sampling and in the evaluation numerics
 
 
 class EnginePool:
@@ -28,7 +27,7 @@ class EnginePool:
         device: `auto`, or a torch device such as `cpu` or `cuda:0`.
         batch_size: sequences decoded together.
         engine: `auto`, `transformers` or `vllm` (engines/choice.py).
-        memory_fraction: the share of a GPU's memory that each vLLM takes while it runs; there are two at most.
+        memory_fraction: the share of a GPU's memory that each of at most two vLLMs takes while it runs.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class EnginePool:
         self._dtype, self._device, self._batch_size = dtype, device, batch_size
         self._wanted, self._memory_fraction = engine, memory_fraction
         self._loaded: OrderedDict[tuple[str, str], TransformersEngine] = OrderedDict()
-        self._running: dict[tuple[str, str], RunningVllm] = {}
         self._vllm_engines: dict[tuple[str, str], VllmEngine] = {}
 
     @cached_property
@@ -66,11 +64,11 @@ class EnginePool:
         return self._loaded_engine(folder, policy_hash, dtype)
 
     def give_back(self) -> None:
-        """Ends every vLLM, which holds memory for a cache that whoever trains needs more. Asked again, it starts anew."""
-        for running in self._running.values():
-            running.close()
-        self._running.clear()
-        self._vllm_engines.clear()
+        """Ends every vLLM, whose memory training needs. An engine that is asked again starts it anew."""
+        if self.choice.engine == "vllm":
+            from selfimp_dagster.engines.vllm_engine import close_all
+
+            close_all()
 
     def contrastive(self, expert: tuple[Path, str], amateur: tuple[Path, str]) -> Generator:
         """An engine that holds an amateur's weights against an expert's, each a folder and its policy hash.
@@ -116,24 +114,22 @@ class EnginePool:
                 )
 
     def _vllm_engine(self, folder: Path, policy_hash: str, dtype: DtypeName | None) -> "VllmEngine":
-        from selfimp_dagster.engines.vllm_engine import RunningVllm, VllmEngine, model_kind
+        from selfimp_dagster.engines.vllm_engine import VllmEngine, VllmSettings
 
-        numerics = pick_dtype(dtype or self._dtype, pick_device(self._device))
-        key = (policy_hash, str(numerics))
+        device = pick_device(self._device)
+        settings = VllmSettings(
+            dtype=str(pick_dtype(dtype or self._dtype, device)).removeprefix("torch."),
+            device=device,
+            batch_size=self._batch_size,
+            memory_fraction=self._memory_fraction,
+        )
+        key = (policy_hash, settings.dtype)
         if key not in self._vllm_engines:
-            place = (model_kind(folder), str(numerics))
-            if place not in self._running:
-                if len(self._running) >= _MOST_RUNNING:
-                    self.give_back()
-                self._running[place] = RunningVllm(
-                    folder,
-                    policy_hash,
-                    dtype=numerics,
-                    batch_size=self._batch_size,
-                    memory_fraction=self._memory_fraction,
-                )
             self._vllm_engines[key] = VllmEngine(
-                self._running[place], folder, policy_hash, lambda: self._loaded_engine(folder, policy_hash, dtype)
+                folder,
+                policy_hash,
+                settings,
+                embedder=lambda: self._loaded_engine(folder, policy_hash, dtype),
             )
         return self._vllm_engines[key]
 

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -27,9 +28,10 @@ from selfimp_dagster.models.loading import check_model_folder
 from selfimp_dagster.records import content_hash
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import RequestOutput, SamplingParams
 
-_BLOCK = 32  # tokens of a block of the cache: what prompts share counts in whole ones; vLLM's CPU kernels want 32
+_BLOCK = 32  # tokens; what prompts share is cached in whole blocks, and the kernels for CPUs want this size
+_MOST_RUNNING = 2  # in the numerics of sampling and in those of evaluation
 _CPU_SHARE = 4  # vLLM's cache takes one part in so many of the memory that is free
 _WAITING = 4  # batches of requests that vLLM is given at once, so that it refills what ends
 _MOST_ASKED = 128  # tokens whose log-probabilities vLLM tells for one place
@@ -56,43 +58,57 @@ def model_kind(folder: Path) -> str:
     return content_hash(sorted((name, value) for name, value in config.items() if name not in _OF_NO_EFFECT))
 
 
+@dataclass(frozen=True)
+class VllmSettings:
+    """How a vLLM computes, besides its weights.
+
+    Attributes:
+        dtype: a torch dtype by name.
+        device: cpu or cuda.
+        batch_size: responses decoded at a time.
+        memory_fraction: share of the GPU's memory that it takes; on a CPU it takes a part of what is free.
+    """
+
+    dtype: str
+    device: str
+    batch_size: int
+    memory_fraction: float
+
+    @property
+    def eager(self) -> bool:
+        """Whether it is not compiled: for a CPU that takes minutes, and came to wrong answers once."""
+        return self.device == "cpu"
+
+
 class RunningVllm:
     """One vLLM with its memory, and one set of weights at a time.
 
     Args:
         folder: a model in safetensors format, the first that it holds.
-        dtype: numbers to compute in.
-        batch_size: responses decoded at a time.
-        memory_fraction: share of the GPU's memory that it takes; on a CPU it takes a part of what is free.
+        policy_hash: of the folder.
+        settings: how it computes.
 
     Raises:
         SelfimpError: vLLM cannot be started with this model.
     """
 
-    def __init__(
-        self, folder: Path, policy_hash: str, *, dtype: torch.dtype, batch_size: int, memory_fraction: float
-    ) -> None:
+    def __init__(self, folder: Path, policy_hash: str, settings: VllmSettings) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
-        from vllm.platforms import current_platform
 
-        self.device: str = current_platform.device_type
-        self.dtype, self.batch_size = str(dtype).removeprefix("torch."), batch_size
-        # Compiled for a CPU it takes minutes to start, and once gave wrong answers (design.md of the project).
-        self.eager = self.device == "cpu"
-        memory: dict[str, Any] = {"gpu_memory_utilization": memory_fraction}
-        if self.device == "cpu":
+        memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_fraction}
+        if settings.device == "cpu":
             memory = {"kv_cache_memory_bytes": psutil.virtual_memory().available // _CPU_SHARE}
-        threads, seeds = torch.set_num_threads, torch.get_rng_state()
+        set_num_threads = torch.set_num_threads
         try:
-            self.llm: LLM = LLM(
+            self._llm: LLM = LLM(
                 str(folder),
                 skip_tokenizer_init=True,
-                dtype=self.dtype,
-                enforce_eager=self.eager,
+                dtype=settings.dtype,
+                enforce_eager=settings.eager,
                 max_model_len=-1,  # as long as the model reads and the cache holds
-                max_num_seqs=batch_size,
+                max_num_seqs=settings.batch_size,
                 block_size=_BLOCK,
                 enable_prefix_caching=True,
                 generation_config="vllm",
@@ -105,24 +121,23 @@ class RunningVllm:
                 fix="use the engine transformers, or give vLLM more memory",
             ) from error
         finally:
-            # On a CPU vLLM puts a function without effect in the place of the first, and it seeds torch anew.
-            torch.set_num_threads = threads
-            torch.set_rng_state(seeds)
+            torch.set_num_threads = set_num_threads  # for a CPU vLLM leaves one without effect in its place
         self._numbers = count()
         self._holds = policy_hash
 
     @property
-    def longest(self) -> int:
+    def room(self) -> int:
         """Tokens of the longest prompt and response together."""
-        return int(self.llm.llm_engine.model_config.max_model_len)
+        return int(self._llm.llm_engine.model_config.max_model_len)
 
     def hold(self, folder: Path, policy_hash: str) -> None:
-        """Makes these the weights, of the kind of model that it was started with. What was cached is dropped."""
+        """Makes these the weights, of the kind that it was started with; what was cached is dropped."""
         if policy_hash == self._holds:
             return
         self._holds = ""  # a reload that fails leaves neither
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-        if not self.llm.reset_prefix_cache():
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._llm.apply_model(_pack_head)
+        if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept the cache of other weights")
         self._holds = policy_hash
 
@@ -134,32 +149,76 @@ class RunningVllm:
     ) -> list["RequestOutput"]:
         """What comes of the prompts, in their order.
 
-        `on_output` is called with each output as it is finished, and with None after each step that finished none.
+        `on_output` is called with each output when it is finished, and with None after a step without any.
         """
-        engine = self.llm.llm_engine
+        engine = self._llm.llm_engine
         found: dict[str, RequestOutput] = {}
         names = [str(next(self._numbers)) for _ in prompts]
         try:
             for name, prompt, wanted in zip(names, prompts, parameters, strict=True):
                 engine.add_request(name, {"prompt_token_ids": list(prompt)}, wanted)
             while engine.has_unfinished_requests():
-                outputs = engine.step()
+                outputs = self._step()
                 for output in outputs:
                     found[output.request_id] = output
                     on_output(output)
                 if not outputs:
                     on_output(None)
-        finally:
-            engine.abort_request([name for name in names if name not in found])
+        except BaseException:
+            close_all()  # nothing that is left of these requests may meet the next ones
+            raise
         return [found[name] for name in names]
 
+    def _step(self) -> list["RequestOutput"]:
+        try:
+            return self._llm.llm_engine.step()
+        except RuntimeError as error:
+            raise SelfimpError(
+                f"vLLM failed in the middle of a batch: {error}",
+                where="engine",
+                fix="run the step again, it goes on at what is missing; if memory ran out, with a smaller "
+                "memory_fraction or batch_size",
+            ) from error
+
     def close(self) -> None:
-        """Gives the memory back. vLLM's process group ends with it, that of any other vLLM of the process too."""
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        """Gives the memory back. The process group that all vLLMs of a process share ends with it."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
         gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+
+
+def _pack_head(model: torch.nn.Module) -> None:
+    """Packs the output layer again. On a CPU vLLM computes with packed copies of the matrices, and a reload
+    leaves the old copy of a layer that has no weights of its own but those of the embedding."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
+
+
+_running: dict[tuple[str, VllmSettings], RunningVllm] = {}
+"""By kind of model and settings. Of the process, as is the process group that all vLLMs share: each run makes
+its engines anew, and finds a warm one here."""
+
+
+def running_vllm(folder: Path, policy_hash: str, settings: VllmSettings) -> RunningVllm:
+    """A vLLM that holds these weights; started, or given them, if there is none.
+
+    Raises:
+        SelfimpError: the folder is not a complete model, or vLLM cannot be started with it.
+    """
+    place = (model_kind(folder), settings)
+    if place not in _running:
+        if len(_running) >= _MOST_RUNNING:
+            close_all()
+        _running[place] = RunningVllm(folder, policy_hash, settings)
+    _running[place].hold(folder, policy_hash)
+    return _running[place]
+
+
+def close_all() -> None:
+    """Ends every vLLM of this process and gives its memory back."""
+    while _running:
+        _running.popitem()[1].close()
 
 
 class VllmEngine:
@@ -168,9 +227,9 @@ class VllmEngine:
     The cache of vLLM computes whole blocks of what prompts share once, the prompt of several samples too.
 
     Args:
-        vllm: what runs the weights; of their kind.
         folder: a model in safetensors format, with tokenizer and chat template.
         policy_hash: of the folder.
+        settings: how the vLLM that runs it computes.
         embedder: the engine that embeds with the same weights, since vLLM embeds only with a model that it
             loaded for nothing else.
 
@@ -179,25 +238,29 @@ class VllmEngine:
     """
 
     def __init__(
-        self, vllm: RunningVllm, folder: Path, policy_hash: str, embedder: Callable[[], Engine]
+        self,
+        folder: Path,
+        policy_hash: str,
+        settings: VllmSettings,
+        embedder: Callable[[], Engine],
     ) -> None:
         self.policy_hash = policy_hash
-        self._vllm, self._folder, self._embedder = vllm, folder, embedder
+        self._folder, self._settings, self._embedder = folder, settings, embedder
         self._chats = ChatTokens(folder)
         self._ends = self._chats.ends(_generation_config(folder))
 
     def describe(self) -> dict[str, Any]:
         """All that can change a score without the weights changing."""
-        package = installed_vllm()
+        package = str(installed_vllm())
         return {
             "engine": "vllm",
-            str(package): version(str(package)),
+            package: version(package),
             "torch": version("torch"),
             "transformers": version("transformers"),
-            "dtype": self._vllm.dtype,
-            "device": self._vllm.device,
-            "batch_size": self._vllm.batch_size,
-            "eager": self._vllm.eager,
+            "dtype": self._settings.dtype,
+            "device": self._settings.device,
+            "batch_size": self._settings.batch_size,
+            "eager": self._settings.eager,
             "prefix": f"cached in blocks of {_BLOCK}",
             "embeddings": "transformers",
         }
@@ -216,9 +279,10 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        for start in range(0, len(requests), _WAITING * self._vllm.batch_size):
-            part = requests[start : start + _WAITING * self._vllm.batch_size]
-            prompts = [self._prompt(request.messages) for request in part]
+        most = _WAITING * self._settings.batch_size
+        for start in range(0, len(requests), most):
+            part = requests[start : start + most]
+            prompts = [self._chats.prompt(request.messages) for request in part]
             parameters = [
                 SamplingParams(
                     temperature=sampling.temperature,
@@ -258,7 +322,7 @@ class VllmEngine:
         # What is read, with the pairs that read it and the tokens that they ask for.
         asking: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for pair, (messages, response) in enumerate(pairs):
-            prompt = self._prompt(messages) if messages else ()
+            prompt = self._chats.prompt(messages) if messages else ()
             tokens = self._chats.text(response)
             targets = tokens if prompt else tokens[1:]
             if targets:
@@ -310,18 +374,15 @@ class VllmEngine:
         parameters: Sequence["SamplingParams"],
         on_output: Callable[["RequestOutput | None"], None],
     ) -> list["RequestOutput"]:
-        self._vllm.hold(self._folder, self.policy_hash)
-        return self._vllm.run(prompts, parameters, on_output)
-
-    def _prompt(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        tokens = self._chats.prompt(messages)
-        if len(tokens) >= self._vllm.longest:
+        running = running_vllm(self._folder, self.policy_hash, self._settings)
+        longest = max(map(len, prompts), default=0)
+        if longest >= running.room:
             raise SelfimpError(
-                f"a prompt has {len(tokens)} tokens, and vLLM has room for {self._vllm.longest}",
+                f"a prompt has {longest} tokens, and vLLM has room for {running.room}, the answer included",
                 where=str(self._folder),
                 fix="give vLLM more memory, use the engine transformers, or make the prompts shorter",
             )
-        return tokens
+        return running.run(prompts, parameters, on_output)
 
     def _completion(self, request: Request, prompt: int, output: "RequestOutput") -> Completion:
         answer = output.outputs[0]
