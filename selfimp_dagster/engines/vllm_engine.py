@@ -111,6 +111,9 @@ class RunningVllm:
                 max_num_seqs=settings.batch_size,
                 block_size=_BLOCK,
                 enable_prefix_caching=True,
+                # For a CPU a prompt is read at once: vLLM's sampler there cannot take back what the seed of a
+                # request gave for half a prompt.
+                enable_chunked_prefill=settings.device != "cpu",
                 generation_config="vllm",
                 **memory,
             )

@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[EnginePool]:
-    yield EnginePool(engine="vllm", dtype="float32", batch_size=8)
+    yield EnginePool(engine="vllm", dtype="float32")
     close_all()
 
 
@@ -134,6 +134,18 @@ def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours(
     assert few.items() <= whole.items()
     other = [Request(r.request_id, r.messages, r.seed + 1000) for r in _REQUESTS]
     assert {name: c.response for name, c in drawn(of, other).items()} != whole
+
+
+def test_a_draw_does_not_depend_on_how_many_prompts_are_read_at_once(
+    pool: EnginePool, models: tuple[Path, Path]
+) -> None:
+    of = engine(pool, models[0])
+    chats = [({"role": "user", "content": f"{place:03d} {'learn ' * 10}"},) for place in range(80)]
+    requests = [Request(str(place), chat, place) for place, chat in enumerate(chats)]
+    assert sum(map(of.prompt_tokens, chats)) > 4096  # which vLLM reads in one step
+    whole = {name: c.response for name, c in drawn(of, requests).items()}
+    for place in (0, 50, 79):
+        assert drawn(of, [requests[place]])[str(place)].response == whole[str(place)]
 
 
 def test_it_draws_with_the_probabilities_of_the_model(pool: EnginePool, models: tuple[Path, Path]) -> None:
