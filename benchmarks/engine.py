@@ -1,4 +1,4 @@
-"""Compares the default engine with plain `generate`: 64 sums and products, 4 samples each.
+"""Compares the engines with plain `generate`: 64 sums and products, 4 samples each; vLLM if it is installed.
 
     python benchmarks/engine.py MODEL_FOLDER [--tasks 64] [--samples 4] [--dtypes float32 bfloat16]
 
@@ -9,6 +9,7 @@ the latter is what to compare on a machine that does other work as well.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import reasoning_gym
@@ -17,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from selfimp_dagster.engines.base import Request, Sampling
-from selfimp_dagster.engines.transformers_engine import TransformersEngine
-from selfimp_dagster.models.loading import load_model, load_tokenizer
+from selfimp_dagster.engines.choice import EngineName, installed_vllm
+from selfimp_dagster.engines.pool import EnginePool
+from selfimp_dagster.models.hashing import policy_hash
+from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer
 
 NEW_TOKENS = 32
 
@@ -38,7 +41,7 @@ def prompts(count: int) -> list[str]:
     ]
 
 
-def plain(folder: Path, dtype: str, asked: list[str], samples: int) -> Callable[[], int]:
+def plain(folder: Path, dtype: DtypeName, asked: list[str], samples: int) -> Callable[[], int]:
     """One call of `generate` for all prompts, as most scripts have it."""
     model, tokenizer = load_model(folder, dtype, "cpu"), load_tokenizer(folder)
     tokenizer.padding_side = "left"
@@ -62,9 +65,11 @@ def plain(folder: Path, dtype: str, asked: list[str], samples: int) -> Callable[
     return run
 
 
-def engine(folder: Path, dtype: str, asked: list[str], samples: int) -> Callable[[], int]:
-    """The same through TransformersEngine."""
-    made = TransformersEngine(folder, dtype=dtype, device="cpu")
+def engine(
+    name: EngineName, folder: Path, dtype: DtypeName, asked: list[str], samples: int
+) -> Callable[[], int]:
+    """The same through one of the project's engines."""
+    made = EnginePool(engine=name, dtype=dtype, device="cpu").engine(folder, policy_hash(folder))
     requests = [
         Request(f"{index}-{sample}", ({"role": "user", "content": prompt},), index * samples + sample)
         for index, prompt in enumerate(asked)
@@ -86,8 +91,11 @@ def main() -> None:
     asked = prompts(options.tasks)
     table = Table("engine", "dtype", "tokens", "wall s", "cpu s", "tokens/s", "tokens/cpu s", "ratio")
     reference = 0.0
+    made = {"generate": plain, "transformers": partial(engine, "transformers")}
+    if installed_vllm() is not None:
+        made["vllm"] = partial(engine, "vllm")
     for dtype in options.dtypes:
-        for name, prepare in (("generate", plain), ("transformers", engine)):
+        for name, prepare in made.items():
             prepare(options.folder, dtype, asked[:2], 1)()
             run = prepare(options.folder, dtype, asked, options.samples)
             wall, cpu = time.perf_counter(), time.process_time()

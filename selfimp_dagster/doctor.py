@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import psutil
 
+from selfimp_dagster.engines.choice import choose_engine
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lineage.inventory import take_inventory
 from selfimp_dagster.models.embedded import embedded_gguf
@@ -48,7 +49,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("memory", enough, f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
     yield _disk(settings)
     yield from _torch()
-    yield Finding("engine transformers", True, "ready")
+    yield _engine(settings)
     yield _default_model()
     yield _sandbox()
     yield Finding(
@@ -128,6 +129,13 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         "numerics", True, f"sampling and training in {dtype} on {device}, {torch.get_num_threads()} threads"
     )
+
+
+def _engine(settings: Settings) -> Finding:
+    try:
+        return Finding("engine", True, str(choose_engine(settings.engine)))
+    except SelfimpError as error:
+        return Finding("engine", False, f"{error.what}: {error.fix}")
 
 
 def _sandbox() -> Finding:

@@ -4,7 +4,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
+from selfimp_dagster.engines.choice import EngineName
 from selfimp_dagster.errors import SelfimpError
 
 _STORE = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?")
@@ -12,7 +14,7 @@ _STORE = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][
 
 @dataclass(frozen=True)
 class Settings:
-    """Folders of an installation. `home` is also DAGSTER_HOME: one instance for UI and CLI.
+    """Folders and engine of an installation. `home` is also DAGSTER_HOME: one instance for UI and CLI.
 
     With `bucket`, an S3 URL, the artifacts are there, and `store` is this machine's copy of them.
     """
@@ -20,6 +22,7 @@ class Settings:
     home: Path
     campaigns: Path
     bucket: str | None = None
+    engine: EngineName = "auto"
 
     @property
     def store(self) -> Path:
@@ -33,11 +36,23 @@ class Settings:
 
 
 def settings() -> Settings:
-    """SELFIMP_HOME (default `.selfimp`), SELFIMP_CAMPAIGNS (default `campaigns`) and SELFIMP_STORE."""
+    """SELFIMP_HOME (default `.selfimp`), SELFIMP_CAMPAIGNS (`campaigns`), SELFIMP_STORE and SELFIMP_ENGINE.
+
+    Raises:
+        SelfimpError: there is no engine of that name.
+    """
+    engine = os.environ.get("SELFIMP_ENGINE", "auto")
+    if engine not in get_args(EngineName):
+        raise SelfimpError(
+            f"there is no engine called {engine!r}",
+            where="SELFIMP_ENGINE",
+            fix=f"write one of {', '.join(get_args(EngineName))}",
+        )
     return Settings(
         home=Path(os.environ.get("SELFIMP_HOME", ".selfimp")).resolve(),
         campaigns=Path(os.environ.get("SELFIMP_CAMPAIGNS", "campaigns")).resolve(),
         bucket=os.environ.get("SELFIMP_STORE") or None,
+        engine=cast(EngineName, engine),
     )
 
 

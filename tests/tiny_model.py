@@ -26,7 +26,10 @@ def learn_and_keep(chosen: random.Random) -> tuple[str, str]:
 
 
 def build_tiny_model(
-    folder: Path, steps: int = 60, lesson: Callable[[random.Random], tuple[str, str]] = learn_and_keep
+    folder: Path,
+    steps: int = 60,
+    lesson: Callable[[random.Random], tuple[str, str]] = learn_and_keep,
+    heads: int = 4,
 ) -> Path:
     """Trains the model and saves it as safetensors with its tokenizer; about 3 s on one core."""
     import torch
@@ -51,8 +54,8 @@ def build_tiny_model(
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
             max_position_embeddings=256,
             tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id,

@@ -46,11 +46,14 @@ def incumbent_policy(
     with readable_failures():
         key = RoundKey.parse(context.partition_key)
         parent = RoundKey.parse(config.parent) if config.parent else None
-        artifact = start_round(workbench.open(context), key, parent, config.recipe)
+        bench = workbench.open(context)
+        artifact = start_round(bench, key, parent, config.recipe)
         policy, _ = read_policy(workbench.artifacts, key)
+        engine = bench.engines.choice
     metadata: dict[str, Any] = {
         "policy_hash": policy.policy_hash,
         "seed": str(policy.seed),
+        "engine": str(engine),
         "recipe_changes": changes_text(policy.recipe_changes) or "none: the recipe of the campaign file",
         "directives": sentences(policy.directives),
         "tokens_left": policy.tokens_left,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimp_dagster.engines.base import Engine, Message, Request, Sampling
-from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer, pick_device
+from selfimp_dagster.engines.chat_tokens import ChatTokens
+from selfimp_dagster.models.loading import DtypeName, load_model, pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -137,18 +138,19 @@ def measure_parity(
     )
     described = engine.describe()
     truth, plain = _plain_models(folder, described["dtype"])
-    tokenizer = load_tokenizer(folder)
+    spoken = ChatTokens(folder)
+    ends = sorted(spoken.ends(truth.generation_config))
     found = []
     for messages, answer, said in zip(chats, answers, read, strict=True):
-        prompt = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
-        tokens = tokenizer(answer.response, add_special_tokens=False)["input_ids"]
+        tokens = spoken.text(answer.response)
         ended = answer.finish_reason == "stop"
         if len(tokens) + ended != answer.completion_tokens or len(said) != len(tokens):
             continue
-        asked = prompt["input_ids"], tokens
+        asked = spoken.prompt(messages), tokens
         right, rounded = (_logprobs(model, *asked) for model in (truth, plain))
-        ends = _ends(truth) if ended else []
-        (values, behind), (others, others_behind) = (_read(each, tokens, ends) for each in (right, rounded))
+        (values, behind), (others, others_behind) = (
+            _read(each, tokens, ends if ended else []) for each in (right, rounded)
+        )
         found.append(
             ParityAnswer(
                 prompt=messages[-1]["content"],
@@ -195,11 +197,6 @@ def _read(
         chosen.append(float(logprobs[-1, ends].max()))
     best = logprobs.max(-1).values.tolist()
     return chosen, [top - mine for top, mine in zip(best, chosen, strict=False)]
-
-
-def _ends(model: "PreTrainedModel") -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return ends if isinstance(ends, list) else [ends]
 
 
 def _rounding(right: "torch.Tensor", rounded: "torch.Tensor") -> tuple[float, ...]:

@@ -25,12 +25,12 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 from selfimp_dagster.engines.base import Completion, ContrastiveSampling, Message, Request, Sampling
+from selfimp_dagster.engines.chat_tokens import ChatTokens
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.models.hashing import policy_hash
-from selfimp_dagster.models.loading import DtypeName, load_model, load_tokenizer, pick_device, pick_dtype
+from selfimp_dagster.models.loading import DtypeName, load_model, pick_device, pick_dtype
 
 ATTENTION = "selfimp_grouped_sdpa"
-_CONTENT = "(the content of this turn)"
 _PREFILL_TOKENS = 4096  # prompt tokens of one forward pass; bounds the memory of long prompts
 
 
@@ -63,18 +63,11 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._device = pick_device(device)
         self._dtype = pick_dtype(dtype, self._device)
-        self._tokenizer = load_tokenizer(folder)
-        if not self._tokenizer.chat_template:
-            raise SelfimpError(
-                "the tokenizer has no chat template",
-                where=str(folder),
-                fix="use an instruction-tuned model, or save a chat template with the tokenizer",
-            )
+        self._chats = ChatTokens(folder)
         name: DtypeName = "bfloat16" if self._dtype == torch.bfloat16 else "float32"
         self._model = load_model(folder, name, self._device)
         self._layers = self._model.config.get_text_config(decoder=True).num_hidden_layers
-        ends = self._model.generation_config.eos_token_id
-        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self._ends = self._chats.ends(self._model.generation_config)
         self._adopt_attention(folder)
 
     @property
@@ -85,12 +78,12 @@ class TransformersEngine:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        return self._tokenizer
+        return self._chats.tokenizer
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """The tokens by what they stand for."""
-        return dict(self._tokenizer.get_vocab())
+        return dict(self._chats.tokenizer.get_vocab())
 
     def describe(self) -> dict[str, Any]:
         """All that can change a score without the weights changing."""
@@ -124,7 +117,7 @@ class TransformersEngine:
             amateur: whose probabilities are held against those of this engine, with a ContrastiveSampling.
         """
         groups = [
-            _Group(self._encode(messages), tuple(members))
+            _Group(self._chats.prompt(messages), tuple(members))
             for messages, members in groupby(requests, key=lambda request: request.messages)
         ]
         for batch in _batches(groups, self._batch_size):
@@ -145,8 +138,8 @@ class TransformersEngine:
         # What is read, with the pairs that read it and the tokens that they ask for.
         asking: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for pair, (messages, response) in enumerate(pairs):
-            prompt = self._encode(messages) if messages else ()
-            tokens = self._tokens(response)
+            prompt = self._chats.prompt(messages) if messages else ()
+            tokens = self._chats.text(response)
             targets = tokens if prompt else tokens[1:]
             if targets:
                 asking.setdefault((*prompt, *tokens)[:-1], []).append((pair, targets))
@@ -169,7 +162,7 @@ class TransformersEngine:
         self, texts: Sequence[str], on_tokens: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
         """The mean of the last layer's states over each text's tokens, at unit length: (texts, hidden)."""
-        tokens = [self._tokens(text) for text in texts]
+        tokens = [self._chats.text(text) for text in texts]
         width = self._model.config.get_text_config(decoder=True).hidden_size
         found = np.zeros((len(texts), width), np.float32)
         for rows in _by_length([row for row, ids in enumerate(tokens) if ids], tokens):
@@ -183,10 +176,7 @@ class TransformersEngine:
 
     def prompt_tokens(self, messages: tuple[Message, ...]) -> int:
         """How many tokens the chat has that asks for a response to these messages."""
-        return len(self._encode(messages))
-
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._chats.prompt(messages))
 
     def _padded(self, sequences: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
         """What the model is given to read whole sequences, padded on the left."""
@@ -200,20 +190,6 @@ class TransformersEngine:
             "position_ids": (torch.arange(width, device=self._device)[None] - padding).clamp(min=0),
             "attention_mask": self._causal_mask(lengths, width, 0),
         }
-
-    def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        if "content" not in messages[-1]:
-            return self._tokens(self._opening(messages))
-        encoded = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=True
-        )
-        return tuple(encoded["input_ids"])
-
-    def _opening(self, messages: tuple[Message, ...]) -> str:
-        """The chat up to where the content of its last turn would begin."""
-        filled = [*messages[:-1], {**messages[-1], "content": _CONTENT}]
-        whole = self._tokenizer.apply_chat_template(filled, tokenize=False)
-        return str(whole).rpartition(_CONTENT)[0]
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: "_RowCache"
@@ -337,7 +313,7 @@ class TransformersEngine:
     def _completion(self, request: Request, tokens: list[int], logprob: float, prompt: int) -> Completion:
         return Completion(
             request_id=request.request_id,
-            response=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            response=self._chats.decoded(tokens),
             prompt_tokens=prompt,
             completion_tokens=len(tokens),
             sum_logprob=logprob,

@@ -263,10 +263,10 @@ def _made_with(artifact: Artifact) -> dict[str, str]:
 
 
 def _engines(recorded: Mapping[str, Artifact]) -> EnginePool:
-    """Engines with the recorded numerics, which may have been chosen by a machine that prefers others."""
+    """The recorded engine in its numerics: another machine, or another installation, may prefer others."""
     for artifact in recorded.values():
         if engine := artifact.facts.get("engine"):
-            return EnginePool(dtype=engine["dtype"], batch_size=engine["batch_size"])
+            return EnginePool(engine=engine["engine"], dtype=engine["dtype"], batch_size=engine["batch_size"])
     return EnginePool()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from selfimp_dagster.engines.choice import EngineName
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.oversight import KillSwitch, OverseenProgress, admit
 from selfimp_dagster.lifecycle.spending import BudgetSwitch
@@ -23,13 +24,29 @@ class EnginesResource(dg.ConfigurableResource):
     dtype: DtypeName = Field(default="auto", description="Numerics of sampling: auto, float32 or bfloat16.")
     device: str = Field(default="auto", description="auto, or a torch device such as cpu or cuda:0.")
     batch_size: int = Field(default=256, ge=1, description="Sequences decoded together.")
+    engine: EngineName = Field(
+        default="auto",
+        description="auto, transformers or vllm; auto takes vLLM where it and a GPU are.",
+    )
+    memory_fraction: float = Field(
+        default=0.4,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that each of at most two vLLMs takes.",
+    )
 
     _pool: EnginePool | None = PrivateAttr(default=None)
 
     @property
     def pool(self) -> EnginePool:
         if self._pool is None:
-            self._pool = EnginePool(dtype=self.dtype, device=self.device, batch_size=self.batch_size)
+            self._pool = EnginePool(
+                dtype=self.dtype,
+                device=self.device,
+                batch_size=self.batch_size,
+                engine=self.engine,
+                memory_fraction=self.memory_fraction,
+            )
         return self._pool
 
 
@@ -50,7 +67,7 @@ class WorkbenchResource(dg.ConfigurableResource):
             store=str(where.store),
             bucket=where.bucket or "",
             models=str(where.models),
-            engines=EnginesResource(),
+            engines=EnginesResource(engine=where.engine),
         )
 
     @property

@@ -131,7 +131,7 @@ def test_status_says_what_was_and_what_comes_next(two_rounds: Home) -> None:
 def test_the_doctor_examines_this_machine(home: Home) -> None:
     result = selfimp(home.environment, "doctor")
     assert result.returncode in (0, 1), result.stderr
-    for subject in ("cores", "memory", "disk", "engine transformers", "default model", "campaigns"):
+    for subject in ("cores", "memory", "disk", "engine", "default model", "campaigns"):
         assert subject in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
 

@@ -11,6 +11,7 @@ _LIBRARY = (
     "engines.openai_engine",
     "engines.pool",
     "engines.transformers_engine",
+    "engines.vllm_engine",
     "environment",
     "errors",
     "lifecycle.acquisition.stage",

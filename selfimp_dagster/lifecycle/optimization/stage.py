@@ -71,6 +71,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     for made in (output, beside):
         shutil.rmtree(made, ignore_errors=True)  # of a training that was killed while saving
     weights = incumbent_weights(bench, policy)
+    bench.engines.give_back()
     context = OptimizationContext(
         rows=rows,
         earlier=earlier,
