@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfimp_dagster.engines.base import Engine, Message, Request, Sampling
-from selfimp_dagster.engines.chat_tokens import ChatTokens
 from selfimp_dagster.models.loading import DtypeName, load_model, pick_device
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def measure_parity(
     Raises:
         SelfimpError: the folder does not hold a model.
     """
+    from selfimp_dagster.engines.chat_tokens import ChatTokens
+
     requests = [Request(str(place), messages, 0) for place, messages in enumerate(chats)]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0)
     answers = [answer for batch in engine.generate(requests, sampling) for answer in batch]
