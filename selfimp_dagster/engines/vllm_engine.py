@@ -193,7 +193,7 @@ class RunningVllm:
 def _pack_head(model: torch.nn.Module) -> None:
     """Packs the output layer again. On a CPU vLLM computes with packed copies of the matrices, and a reload
     leaves the old copy of a layer that has no weights of its own but those of the embedding."""
-    head = getattr(model, "lm_head", None)
+    head: Any = getattr(model, "lm_head", None)
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
 
