@@ -131,7 +131,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in sorted(rows, key=lambda row: row["preset"]):
         if "error" in row:
-            lines.append(f"| {row['preset']} | | | | | | no round: {row['error']} | | {row['seconds']:.0f} |")
+            why = row["error"].partition(":")[0].partition(";")[0]
+            lines.append(f"| {row['preset']} | | | | | | no round: {why} | | {row['seconds']:.0f} |")
             continue
         anchor, fresh, guard = (
             f"{row[f'incumbent_{suite}']:.3f} -> {row[f'candidate_{suite}']:.3f}"
