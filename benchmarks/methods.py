@@ -232,7 +232,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _interval(values: list[float]) -> str:
-    if len(values) < 2:
+    if len(values) < 3 or len(set(values)) == 1:
         return ""
     half = stats.t.ppf(0.975, len(values) - 1) * stats.tstd(values) / len(values) ** 0.5
     return f" ({_mean(values) - half:.3f} to {_mean(values) + half:.3f})"

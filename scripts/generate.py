@@ -48,8 +48,8 @@ methods: it stands there to be measured, and what it accepts is not added to the
 on the gold probe like all [judges](judges.md), also where a policy judges its own samples (`own_samples`).
 
 One small round of each on SmolLM2-135M-Instruct is in the
-[benchmarks](../benchmarks/README.md#one-round-of-every-preset): what was measured, and what stopped the ten that
-ask more than this model can do.
+[benchmarks](../benchmarks/README.md#one-round-of-every-preset): what was measured, and what stopped the ten
+that ask more than this model can do.
 
 <!-- Made by `make generate` from the files in selfimp_dagster/presets; do not edit. -->
 
