@@ -19,8 +19,8 @@ from postgres_server import PostgresServer
 
 from selfimp_dagster.automation.next_round_sensor import next_round_sensor
 from selfimp_dagster.cli import app
-from selfimp_dagster.engines.transformers_engine import TransformersEngine
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.sampling import DurableSampler
 from selfimp_dagster.records import SAMPLES
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.rounds_in_process import prepare_home
@@ -38,16 +38,15 @@ def _statuses(home: Home) -> list[dg.DagsterRunStatus]:
 
 
 def _when_it_samples(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
-    """Does something once, after the first batch that the engine was asked for."""
-    generate = TransformersEngine.generate
+    """Does something once, when the stage begins to sample its corpus."""
+    sample = DurableSampler.sample
 
-    def once(self: TransformersEngine, *arguments: Any, **named: Any) -> Any:
-        generated = generate(self, *arguments, **named)
-        monkeypatch.setattr(TransformersEngine, "generate", generate)
+    def once(self: DurableSampler, *arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(DurableSampler, "sample", sample)
         do()
-        return generated
+        return sample(self, *arguments, **named)
 
-    monkeypatch.setattr(TransformersEngine, "generate", once)
+    monkeypatch.setattr(DurableSampler, "sample", once)
 
 
 def _tick(home: Home, instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
