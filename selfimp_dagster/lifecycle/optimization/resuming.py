@@ -71,7 +71,9 @@ class Saving(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = self._folder / f"checkpoint-{state.global_step}"
-        told = {"tokens": torch.tensor(self._trainer.tokens), "epoch_began": self._epoch_began}
+        ended = float(state.epoch).is_integer()  # then the next epoch begins with the state of now
+        began = torch.get_rng_state() if ended else self._epoch_began
+        told = {"tokens": torch.tensor(self._trainer.tokens), "epoch_began": began}
         save_file(told, folder / _WHOLE)
         for other in self._folder.glob("checkpoint-*"):
             if other != folder:

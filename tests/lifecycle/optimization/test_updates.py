@@ -92,12 +92,12 @@ def test_the_same_update_comes_out_the_same_after_it_was_killed(train: Train, tm
 
 
 @pytest.mark.parametrize(  # killed in the first passage over the rows, or in a later one
-    ("name", "stop_at"), [("sft", 2), ("sft", 5), ("dpo", 5), ("kto", 5), ("grpo", 5)]
+    ("name", "stop_at"), [("sft", 2), ("sft", 6), ("dpo", 5), ("kto", 5), ("grpo", 5)]
 )
 def test_an_update_goes_on_at_the_step_that_was_saved_last(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stop_at: int
 ) -> None:
-    schedule = {"most_steps": 7, "epochs": 50, "batch_size": 16 if name in ("sft", "kto", "grpo") else 4}
+    schedule = {"most_steps": 7, "epochs": 50, "batch_size": {"sft": 2, "dpo": 4}.get(name, 16)}
     whole = train(name, **schedule)
     expected = policy_hash(tmp_path / "candidate")
     monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
@@ -112,6 +112,23 @@ def test_an_update_goes_on_at_the_step_that_was_saved_last(
     assert resumed.curve.equals(whole.curve)
     assert resumed.tokens == whole.tokens
     assert not (tmp_path / ".trainer").exists()
+
+
+def test_killed_at_the_end_of_an_epoch_and_again_in_the_next_it_trains_on_the_same_rows(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = {"most_steps": 9, "epochs": 50, "batch_size": 2}  # four steps in an epoch
+    whole = train("sft", **schedule)
+    expected = policy_hash(tmp_path / "candidate")
+    first = whole.curve["epoch"].to_list().index(1.0) + 1
+    assert first > 1, "an epoch of one step has no order"
+    monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
+    for killed_at in (first + 1, 3):  # the second counts what was done before as one advance
+        with pytest.raises(KeyboardInterrupt):
+            train("sft", progress=Steps(stop_at=killed_at), **schedule)
+    assert [path.name for path in (tmp_path / ".trainer").glob("checkpoint-*")] == [f"checkpoint-{first + 1}"]
+    train("sft", **schedule)
+    assert policy_hash(tmp_path / "candidate") == expected
 
 
 def test_a_save_that_was_killed_is_not_gone_on_from(
