@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from selfimp_dagster.campaign import parse_campaign
+from selfimp_dagster.lifecycle.cost import StageCost
 from selfimp_dagster.lifecycle.evaluation.promotion import Verdict
-from selfimp_dagster.lifecycle.evaluation.report import MEASURED, EvalReport, Score, SkillScore, StageCost
+from selfimp_dagster.lifecycle.evaluation.report import MEASURED, EvalReport, Score, SkillScore
 from selfimp_dagster.lifecycle.evaluation.scores import skill_scores, suite_scores
 from selfimp_dagster.lifecycle.evaluation.summary import RoundSummary
 from selfimp_dagster.lifecycle.policy import Policy

@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.cost import StageCost
 from selfimp_dagster.lifecycle.ledger import STAGES
 from selfimp_dagster.lifecycle.policy import child_rounds, read_policy
 from selfimp_dagster.round_key import RoundKey
@@ -98,7 +99,8 @@ def materialized(artifact: Artifact, metadata: Mapping[str, Any]) -> dg.Material
     measured = artifact.measurements
     costs: dict[str, Any] = {}
     if measured:
-        costs = {"seconds": round(measured["seconds"], 1), "tokens": measured["tokens"]}
+        told = StageCost(**{name: measured[name] for name in StageCost.model_fields if name in measured})
+        costs = told.model_dump(exclude_none=True) | {"seconds": round(told.seconds, 1)}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.data_version),
         metadata={

@@ -27,11 +27,18 @@ from transformers.masking_utils import sdpa_mask
 from selfimp_dagster.engines.base import Completion, ContrastiveSampling, Message, Request, Sampling
 from selfimp_dagster.engines.chat_tokens import ChatTokens
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.memory import in_halves
 from selfimp_dagster.models.hashing import policy_hash
 from selfimp_dagster.models.loading import DtypeName, load_model, pick_device, pick_dtype
 
 ATTENTION = "selfimp_grouped_sdpa"
 _PREFILL_TOKENS = 4096  # prompt tokens of one forward pass; bounds the memory of long prompts
+
+
+_LESS = "lower max_new_tokens, shorten the prompts, or use a device with more memory"
+
+_Prompted = tuple[tuple[int, ...], Request]
+"""The token ids of a prompt, and the request that asks it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class TransformersEngine:
     ) -> None:
         self.policy_hash = policy_hash(folder)
         self._batch_size = batch_size
+        self._at_a_time = batch_size  # less, once memory did not suffice for so many
         self._device = pick_device(device)
         self._dtype = pick_dtype(dtype, self._device)
         self._chats = ChatTokens(folder)
@@ -116,12 +124,21 @@ class TransformersEngine:
             on_tokens: called after each step with the number of tokens just drawn.
             amateur: whose probabilities are held against those of this engine, with a ContrastiveSampling.
         """
-        groups = [
-            _Group(self._chats.prompt(messages), tuple(members))
-            for messages, members in groupby(requests, key=lambda request: request.messages)
-        ]
-        for batch in _batches(groups, self._batch_size):
-            yield self._decode(batch, sampling, on_tokens, amateur)
+        waiting: list[_Prompted] = []
+        for messages, members in groupby(requests, key=lambda request: request.messages):
+            tokens = self._chats.prompt(messages)
+            waiting += [(tokens, request) for request in members]
+        waiting.sort(key=lambda prompted: -len(prompted[0]))
+
+        def decoded(part: Sequence[_Prompted]) -> list[Completion]:
+            return self._decode(_groups(part), sampling, on_tokens, amateur)
+
+        while waiting:
+            batch, waiting = waiting[: self._at_a_time], waiting[self._at_a_time :]
+            for part, completions in in_halves(batch, decoded, where="sampling", fix=_LESS):
+                if len(part) < len(batch):
+                    self._at_a_time = min(self._at_a_time, len(part))
+                yield completions
 
     @torch.inference_mode()
     def logprobs(
@@ -144,7 +161,8 @@ class TransformersEngine:
             if targets:
                 asking.setdefault((*prompt, *tokens)[:-1], []).append((pair, targets))
         sequences = list(asking)
-        for rows in _by_length(list(range(len(sequences))), sequences):
+
+        def read(rows: Sequence[int]) -> None:
             kept = max(len(targets) for row in rows for _, targets in asking[sequences[row]])
             inputs = self._padded([sequences[row] for row in rows])
             logits = self._model(**inputs, use_cache=False, logits_to_keep=kept).logits.float()
@@ -154,7 +172,10 @@ class TransformersEngine:
                     wanted = torch.tensor(targets, device=self._device)
                     chosen = before.gather(1, wanted[:, None])[:, 0] - before.logsumexp(-1)
                     found[pair] = chosen.tolist()
-            on_tokens(sum(len(sequences[row]) for row in rows))
+
+        for batch in _by_length(list(range(len(sequences))), sequences):
+            for rows, _ in in_halves(batch, read, where="reading log-probabilities", fix=_LESS):
+                on_tokens(sum(len(sequences[row]) for row in rows))
         return found
 
     @torch.inference_mode()
@@ -165,13 +186,17 @@ class TransformersEngine:
         tokens = [self._chats.text(text) for text in texts]
         width = self._model.config.get_text_config(decoder=True).hidden_size
         found = np.zeros((len(texts), width), np.float32)
-        for rows in _by_length([row for row, ids in enumerate(tokens) if ids], tokens):
+
+        def read(rows: Sequence[int]) -> None:
             inputs = self._padded([tokens[row] for row in rows])
             states = self._model.get_decoder()(**inputs, use_cache=False).last_hidden_state.float()
             for row, after in zip(rows, states, strict=True):
                 mean = after[-len(tokens[row]) :].mean(0)
                 found[row] = (mean / mean.norm()).cpu().numpy()
-            on_tokens(sum(len(tokens[row]) for row in rows))
+
+        for batch in _by_length([row for row, ids in enumerate(tokens) if ids], tokens):
+            for rows, _ in in_halves(batch, read, where="embedding", fix=_LESS):
+                on_tokens(sum(len(tokens[row]) for row in rows))
         return found
 
     def prompt_tokens(self, messages: tuple[Message, ...]) -> int:
@@ -474,21 +499,12 @@ def _common_prefix(prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
     return first[:length]
 
 
-def _batches(groups: list[_Group], size: int) -> Iterator[list[_Group]]:
-    """Cuts groups into batches of `size` requests, longest prompts first; a group may span two batches."""
-    batch: list[_Group] = []
-    room = size
-    for group in sorted(groups, key=lambda group: -len(group.tokens)):
-        waiting = group.requests
-        while waiting:
-            batch.append(_Group(group.tokens, waiting[:room]))
-            waiting = waiting[room:]
-            room -= len(batch[-1].requests)
-            if room == 0:
-                yield batch
-                batch, room = [], size
-    if batch:
-        yield batch
+def _groups(prompted: Sequence[_Prompted]) -> list[_Group]:
+    """Neighbours with the same prompt together."""
+    return [
+        _Group(tokens, tuple(request for _, request in members))
+        for tokens, members in groupby(prompted, key=lambda one: one[0])
+    ]
 
 
 def _by_length(rows: list[int], sequences: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:

@@ -14,6 +14,7 @@ import polars as pl
 
 from selfimp_dagster.campaign import Approval
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.cost import StageCost
 from selfimp_dagster.lifecycle.fates import DIRECTIVES
 from selfimp_dagster.lifecycle.ledger import LEDGER, read_fates, read_ledger
 from selfimp_dagster.lifecycle.oversight import Standing, read_standing, status_of
@@ -106,6 +107,10 @@ ARTIFACTS = pl.Schema(
         "code_version": pl.String(),
         "seconds": pl.Float64(),
         "tokens": pl.Int64(),
+        "processor_seconds": pl.Float64(),  # of all threads of its process
+        "peak_memory_bytes": pl.Int64(),
+        "peak_gpu_memory_bytes": pl.Int64(),  # null: it used no GPU
+        "halvings": pl.Int64(),  # batches that were halved for want of memory
         "files": pl.String(),  # JSON: file to sha256
         "parents": pl.String(),  # JSON: what it was made from, to the data version of that
         "facts": pl.String(),  # JSON: what the artifact says of itself
@@ -349,8 +354,7 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "data_version": manifest.data_version,
         "config_hash": manifest.config_hash,
         "code_version": manifest.code_version,
-        "seconds": manifest.measurements.get("seconds"),
-        "tokens": manifest.measurements.get("tokens"),
+        **{name: manifest.measurements.get(name) for name in StageCost.model_fields},
         **{name: json.dumps(getattr(manifest, name)) for name in ("files", "parents", "facts")},
     }
 

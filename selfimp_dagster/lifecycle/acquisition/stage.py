@@ -1,6 +1,5 @@
 """The stage generated_corpus: tasks, samples and rewards of a round."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
@@ -15,6 +14,7 @@ from selfimp_dagster.lifecycle.acquisition.admission import admit
 from selfimp_dagster.lifecycle.acquisition.corpus import AcquisitionContext, Corpus, Draw
 from selfimp_dagster.lifecycle.acquisition.proposals import Rules
 from selfimp_dagster.lifecycle.companions import Companions, parent_checkpoint
+from selfimp_dagster.lifecycle.cost import Meter
 from selfimp_dagster.lifecycle.curriculum.lessons import Lessons
 from selfimp_dagster.lifecycle.curriculum.stage import STATE, plan_lessons
 from selfimp_dagster.lifecycle.evaluation.environments import evaluation_openings
@@ -59,7 +59,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
     `overrides` replace parameters of the method for this run; `tasks` replaces the size of the
     train pool.
     """
-    started = time.monotonic()
+    meter = Meter()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     parameters_given = dict(overrides)
@@ -190,10 +190,7 @@ def generate_corpus(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any
             **({"skill_weights": dict(planned[0].skill_weights)} if planned else {}),
             "obeyed": [told.model_dump() for told in _as_drawn(obeyed, mix, corpus, str(key), choice.method)],
         },
-        measurements={
-            "seconds": time.monotonic() - started,
-            "tokens": sampler.tokens + judges.tokens + companions.tokens,
-        },
+        measurements=meter.measured(sampler.tokens + judges.tokens + companions.tokens),
     )
 
 

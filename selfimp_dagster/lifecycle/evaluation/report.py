@@ -6,6 +6,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.cost import StageCost
 from selfimp_dagster.lifecycle.evaluation.dimensions import cost_dimensions, in_order
 from selfimp_dagster.lifecycle.evaluation.monitors.budget import budget
 from selfimp_dagster.lifecycle.evaluation.monitors.reading import Reading, readings_of
@@ -47,15 +48,6 @@ class LevelScore(BaseModel):
     arm: str
     right: float
     n: int
-
-
-class StageCost(BaseModel):
-    """What a stage of the round took."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seconds: float
-    tokens: int
 
 
 MEASURED: dict[str, bool | dict[str, bool]] = {"costs": True, "summary": {"tokens": True, "seconds": True}}

@@ -1,11 +1,10 @@
 """The stage eval_report: incumbent and candidate on the same items, and the verdict."""
 
-import time
-
 import polars as pl
 
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.companions import Companions, parent_checkpoint
+from selfimp_dagster.lifecycle.cost import Meter, StageCost
 from selfimp_dagster.lifecycle.evaluation.dimensions import dimensions
 from selfimp_dagster.lifecycle.evaluation.environments import arm_episodes, require_environments
 from selfimp_dagster.lifecycle.evaluation.evidence import gather_evidence, gather_monitor_evidence
@@ -22,7 +21,6 @@ from selfimp_dagster.lifecycle.evaluation.report import (
     LevelScore,
     Score,
     SkillScore,
-    StageCost,
     level_counts,
     read_report,
     skill_counts,
@@ -86,7 +84,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     Answers that the same weights gave to the same item under the same harness in an earlier round of
     the line are taken from there: greedy decoding would only repeat them.
     """
-    started = time.monotonic()
+    meter = Meter()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     require_environments(campaign)
@@ -207,7 +205,7 @@ def evaluate_round(bench: Workbench, key: RoundKey) -> Artifact:
     skills = tuple(SkillScore(**row) for row in skill_scores(evaluations).iter_rows(named=True))
     levels = tuple(LevelScore(**row) for row in level_scores(evaluations, items).iter_rows(named=True))
     costs = {asset: StageCost(**artifact.measurements) for asset, artifact in before.items()}
-    costs[ASSET] = StageCost(seconds=time.monotonic() - started, tokens=tokens)
+    costs[ASSET] = meter.cost(tokens)
     in_force = "candidate" if verdict.promoted else "incumbent"
     engine = bench.engines.engine(*arms["candidate"], campaign.evaluation.dtype)
     measured_by = harness(campaign, engine.describe())

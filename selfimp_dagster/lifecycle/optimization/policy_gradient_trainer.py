@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from selfimp_dagster.lifecycle.optimization.groups import grpo_advantages, rloo_advantages
+from selfimp_dagster.lifecycle.optimization.halving import Batch, Halving, Part
 from selfimp_dagster.lifecycle.optimization.shared_prompts import share_prompts
 from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
 from selfimp_dagster.lifecycle.optimization.update import (
@@ -32,14 +33,29 @@ if TYPE_CHECKING:
 _AT_A_TIME = 32  # rows whose log-probabilities are computed together before training
 
 
-class _Recorded:
+class _Rows(Halving):
+    """Batches of TRL's trainers by advantages: a row each response."""
+
+    fixed = frozenset({"num_items_in_batch"})
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the loss is divided by the tokens of the whole batch already, as that of DAPO."""
+        return getattr(self, "loss_type", "") == "dapo"
+
+    def parts_of(self, batch: Batch, count: int) -> Iterator[Part]:
+        """The responses in parts."""
+        for part, share in super().parts_of(batch, count):
+            yield part, 1.0 if self.adds_up else share
+
+
+class _Recorded(_Rows):
     """What makes a trainer of TRL learn from rows with advantages instead of drawing groups.
 
     A row of the dataset has `prompt`, a chat, `prompt_ids`, `completion_ids`, its `advantage`, and `row`, its
     place in `sampled`: the log-probabilities that its tokens had under the policy that drew it.
     """
 
-    tokens = 0
     sampled: list[torch.Tensor]
 
     def recall(self, behaviour: Any) -> None:
@@ -115,6 +131,8 @@ class RecordedRloo(_Recorded, RLOOTrainer):
 
 class PreferenceTrainer(_Recorded, GRPOTrainer):
     """The loss of SPPO on rows whose `advantage` is the log-ratio that they are to have."""
+
+    adds_up = False
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = inputs["completion_mask"]
@@ -351,9 +369,7 @@ def _train_online(
     judge = _Judge(reward, context, online, _ends(model, tokenizer), advantages)
     trainer_class, configuration = trl
 
-    class Trained(trainer_class):  # type: ignore[misc, valid-type]
-        tokens = 0
-
+    class Trained(_Rows, trainer_class):  # type: ignore[misc, valid-type]
         def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
             self.tokens += int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum())
             return super()._compute_loss(model, inputs)

@@ -1,5 +1,6 @@
 """Updates on pairs and on labelled responses, through TRL's DPOTrainer and KTOTrainer; needs torch."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -8,6 +9,7 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
+from selfimp_dagster.lifecycle.optimization.halving import Batch, Halving, Part
 from selfimp_dagster.lifecycle.optimization.shared_prompts import share_prompts
 from selfimp_dagster.lifecycle.optimization.training import adapter, arguments, prepare, run
 from selfimp_dagster.lifecycle.optimization.update import Curve, OptimizationContext, Schedule
@@ -19,20 +21,35 @@ if TYPE_CHECKING:
 _WEIGHT = "weight"
 
 
-class PairTrainer(DPOTrainer):
-    """DPOTrainer that counts the tokens of its rows, padding left out."""
+class _Pairs(Halving):
+    """Batches of TRL's DPOTrainer: the better responses, and behind them the worse ones in the same order."""
 
-    tokens = 0
+    def most_parts(self, batch: Batch) -> int:
+        """One a pair; one for a loss that is a mean over the tokens of all pairs."""
+        return 1 if "sft" in self.loss_types else len(batch["input_ids"]) // 2  # type: ignore[attr-defined]
+
+    def parts_of(self, batch: Batch, count: int) -> Iterator[Part]:
+        """Whole pairs."""
+        pairs = len(batch["input_ids"]) // 2
+        for chosen in torch.arange(pairs).tensor_split(min(count, pairs)):
+            both = torch.cat([chosen, chosen + pairs])
+            part = {
+                name: tensor[(both if len(tensor) == 2 * pairs else chosen).to(tensor.device)]
+                for name, tensor in batch.items()
+            }
+            yield part, len(chosen) / pairs
+
+
+class PairTrainer(_Pairs, DPOTrainer):
+    """DPOTrainer that counts the tokens of its rows, padding left out."""
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
         self.tokens += int(inputs["attention_mask"].sum())
         return super()._compute_loss(model, inputs, return_outputs)
 
 
-class VoteTrainer(DPOTrainer):
+class VoteTrainer(_Pairs, DPOTrainer):
     """The loss of ScPO: DPO and the likelihood of the better response, both by the weight of the pair."""
-
-    tokens = 0
 
     def __init__(self, *, likelihood: float, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -80,10 +97,17 @@ class VoteTrainer(DPOTrainer):
         return chosen, rejected
 
 
-class LabelTrainer(KTOTrainer):
-    """KTOTrainer that counts the tokens of its rows, padding left out."""
+class LabelTrainer(Halving, KTOTrainer):
+    """KTOTrainer that counts the tokens of its rows, padding left out.
 
-    tokens = 0
+    Its loss estimates a divergence over all rows of a batch, which is therefore never taken in parts.
+    """
+
+    def most_parts(self, batch: Batch) -> int:
+        return 1
+
+    def parts_of(self, batch: Batch, count: int) -> Iterator[Part]:
+        yield batch, 1.0
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
         self.tokens += int(inputs["attention_mask"].sum())

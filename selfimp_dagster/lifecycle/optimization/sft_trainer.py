@@ -1,6 +1,6 @@
 """The part of `sft` that needs torch and TRL; imported when training begins."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import common_prefix_length
 
 from selfimp_dagster.engines.base import Message
+from selfimp_dagster.lifecycle.optimization.halving import Batch, Halving, Part
 from selfimp_dagster.lifecycle.optimization.prefix_tree import (
     IGNORED,
     PrefixTree,
@@ -75,16 +76,14 @@ def tokenized(
     return found
 
 
-class CompletionTrainer(SFTTrainer):
+class CompletionTrainer(Halving, SFTTrainer):
     """SFTTrainer that computes what the rows of a batch begin with once, and logits for answers alone.
 
     The rows of a task suite share their instruction, the samples of a task its whole prompt. TRL computes
     each row by itself, and on a CPU projects the masked prompt onto the vocabulary too; both together are
     most of a step (benchmarks/training.py). Where the dataset has a column `weight`, it multiplies the loss
-    of a row's tokens. `tokens` counts the tokens of the rows, padding left out.
+    of a row's tokens.
     """
-
-    tokens = 0
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -109,13 +108,20 @@ class CompletionTrainer(SFTTrainer):
         if _WEIGHT not in self._signature_columns:
             self._signature_columns.append(_WEIGHT)
 
+    def parts_of(self, batch: Batch, count: int) -> Iterator[Part]:
+        """The rows in parts, whose losses add up: they are divided by the tokens of the whole batch."""
+        for part, _ in super().parts_of(batch, count):
+            yield part, 1.0
+
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        labelled = (inputs["labels"][:, 1:] != IGNORED).sum()
+        return super().compute_loss(
+            model, inputs, return_outputs, labelled if num_items_in_batch is None else num_items_in_batch
+        )
+
+    def loss_of(self, model: Any, inputs: Batch, return_outputs: bool, num_items_in_batch: Any) -> Any:
         lengths = inputs["attention_mask"].sum(1)
         self.tokens += int(lengths.sum())
         rows, length = inputs["input_ids"].shape
@@ -132,8 +138,7 @@ class CompletionTrainer(SFTTrainer):
             outputs, logits, targets = predictions_on_rows(model, inputs)
         labelled = (inputs["labels"][:, 1:] != IGNORED).sum(1)
         weights = inputs[_WEIGHT].repeat_interleave(labelled)  # the order of the targets in either case
-        total = (weights * cross_entropy(logits.float(), targets, reduction="none")).sum()
-        loss = total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+        loss = (weights * cross_entropy(logits.float(), targets, reduction="none")).sum() / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 
 from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
 from selfimp_dagster.lifecycle.companions import FOLDER, Companions, companions_of, parent_checkpoint
+from selfimp_dagster.lifecycle.cost import Meter
 from selfimp_dagster.lifecycle.obedience import obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
 from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
@@ -44,7 +44,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     Raises:
         SelfimpError: there are too few rows to train on, or the checkpoint cannot be written.
     """
-    started = time.monotonic()
+    meter = Meter()
     policy, start = read_policy(bench.store, key)
     corpus, subset = (bench.store.open(key, asset) for asset in ("generated_corpus", "selected_subset"))
     earlier = selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors])
@@ -106,7 +106,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
     (output / "README.md").write_text(model_card(policy, choice, facts))
     return draft.commit(
         facts=facts,
-        measurements={"seconds": time.monotonic() - started, "tokens": update.tokens + companions.tokens},
+        measurements=meter.measured(update.tokens + companions.tokens),
     )
 
 

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
 from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.optimization.halving import PARTS
 from selfimp_dagster.lifecycle.optimization.resuming import Saving
 from selfimp_dagster.lifecycle.optimization.update import WHERE, Curve, OptimizationContext, Schedule
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
@@ -32,6 +33,7 @@ _METRICS = {
     "clip_ratio/region_mean": "clipped",
     "kl": "divergence",
     "entropy": "entropy",
+    PARTS: PARTS,
 }
 """What is recorded of a training beside its loss, by TRL's names and by those in records.TRAINING_METRICS."""
 
@@ -75,7 +77,7 @@ def arguments(context: OptimizationContext, parameters: Schedule, rows: int, dev
         "weight_decay": parameters.weight_decay,
         "optim": "adamw_torch_fused",
         "bf16": pick_dtype("auto", device) == torch.bfloat16,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": parameters.gradient_checkpointing,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # which would log the loss of another step instead
         "save_strategy": "no",

@@ -69,6 +69,11 @@ class Schedule(BaseModel):
     lora_rank: int | None = Field(
         default=None, ge=1, description="Rank of LoRA adapters, merged when saved. None trains the weights."
     )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass instead of keeping them: less memory, "
+        "about a third more time.",
+    )
 
     def steps(self, rows: int) -> int:
         """Updates that training on so many rows takes."""

@@ -1,6 +1,5 @@
 """The stage refined_outputs: the candidate's answers with and without inference refinement."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import polars as pl
 from selfimp_dagster.engines.base import Sampling
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.companions import Companions
+from selfimp_dagster.lifecycle.cost import Meter
 from selfimp_dagster.lifecycle.judges import Judges
 from selfimp_dagster.lifecycle.obedience import obey_refinement
 from selfimp_dagster.lifecycle.policy import Policy, read_policy
@@ -45,7 +45,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
     may be trained on next round. Accepted means that the first reward of the recipe gives them 1. Where the
     gap, measured first, does not say that the method can help, the answers stay as they are.
     """
-    started = time.monotonic()
+    meter = Meter()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     corpus = bench.store.open(key, "generated_corpus")
@@ -179,10 +179,7 @@ def refine_outputs(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]
             "notes": notes,
             "obeyed": [told.model_dump() for told in obeyed],
         },
-        measurements={
-            "seconds": time.monotonic() - started,
-            "tokens": sampler.tokens + judges.tokens + companions.tokens + others.tokens,
-        },
+        measurements=meter.measured(sampler.tokens + judges.tokens + companions.tokens + others.tokens),
     )
 
 

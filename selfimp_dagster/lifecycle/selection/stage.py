@@ -1,6 +1,5 @@
 """The stage selected_subset: what of a corpus is trained on, and why the rest is not."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel
 
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.carried import carried_state
+from selfimp_dagster.lifecycle.cost import Meter
 from selfimp_dagster.lifecycle.evaluation.items import items_until
 from selfimp_dagster.lifecycle.evaluation.report import is_quarantined, read_report
 from selfimp_dagster.lifecycle.judges import Judges
@@ -57,7 +57,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     What steps leave for the next round follows from what they left in the parent round and from this round's
     corpus: a stage that is run again leaves the same.
     """
-    started = time.monotonic()
+    meter = Meter()
     policy, start = read_policy(bench.store, key)
     campaign = policy.campaign
     corpus = bench.store.open(key, "generated_corpus")
@@ -113,7 +113,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
             "obeyed": [told.model_dump() for told in obeyed],
             **({"engine": models.harness} if models.harness else {}),
         },
-        measurements={"seconds": time.monotonic() - started, "tokens": models.tokens + judges.tokens},
+        measurements=meter.measured(models.tokens + judges.tokens),
     )
 
 
