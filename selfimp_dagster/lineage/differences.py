@@ -30,6 +30,8 @@ ROW_IDS = {
     "selection": ("sample_id", "position"),
     "subset": ("sample_id",),
     "spare": ("sample_id",),
+    "exact_keys": ("sample_id",),
+    "near_keys": ("sample_id", "key"),
     "training": ("update", "role", "pair_id", "sample_id"),
     "training_curve": ("step",),
     "training_metrics": ("step", "metric"),

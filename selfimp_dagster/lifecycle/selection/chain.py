@@ -21,6 +21,7 @@ from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
+from selfimp_dagster.lifecycle.selection.row_keys import Nearness, exact_keys, near_keys
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
 
@@ -57,7 +58,8 @@ JUDGEMENTS = pl.Schema(
 class SelectionContext:
     """What the steps of one round may look at.
 
-    `earlier` are the rows kept in the ancestor rounds (EARLIER); `evaluation_items` are the anchor, fresh
+    `earlier` are the rows kept in the ancestor rounds (EARLIER), which may be lazy, and `stored_keys` what
+    keys they have (ROW_KEYS), without which these are computed; `evaluation_items` are the anchor, fresh
     and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
     asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
     is what the same step left in the parent round, `acquisition` the parameters of the method that drew the
@@ -68,7 +70,7 @@ class SelectionContext:
     tasks: pl.DataFrame
     samples: pl.DataFrame
     rewards: pl.DataFrame
-    earlier: pl.DataFrame
+    earlier: pl.DataFrame | pl.LazyFrame
     evaluation_items: pl.DataFrame
     seed: int
     messages: Callable[[str], tuple[Message, ...]]
@@ -77,6 +79,14 @@ class SelectionContext:
     state: BaseModel | None = None
     parent_gain: float | None = None
     acquisition: BaseModel | None = None
+    stored_keys: Callable[[Nearness | None], pl.LazyFrame] | None = None
+
+    def keys_of_earlier(self, nearness: Nearness | None) -> pl.LazyFrame:
+        """The keys of the earlier rows (ROW_KEYS): those of their exact texts, or of near ones."""
+        if self.stored_keys is not None:
+            return self.stored_keys(nearness)
+        rows = self.earlier.lazy().select("sample_id", pl.col("prompt", "response").fill_null("")).collect()
+        return (exact_keys(rows) if nearness is None else near_keys(rows, nearness)).lazy()
 
     def asked(self, rows: pl.DataFrame) -> list[Pair]:
         """Each row as it is trained on: the chat (see `chats`) and the response."""
@@ -231,7 +241,8 @@ def corpus_rows(context: SelectionContext) -> pl.DataFrame:
     Raises:
         SelfimpError: the frames of the context do not fit their schemas or each other.
     """
-    earlier = context.earlier.select(name for name in EARLIER if name in context.earlier.columns)
+    known = context.earlier.lazy().collect_schema()
+    earlier = pl.Schema({name: known[name] for name in EARLIER if name in known}).to_frame()
     for table, schema, name in (
         (context.tasks, TASKS, "tasks"),
         (context.samples, SAMPLES, "samples"),

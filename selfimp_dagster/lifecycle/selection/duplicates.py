@@ -5,25 +5,25 @@ these steps behind the one that verifies, or a wrong sample may stand for a righ
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
-from typing import Self
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
-from rensa import RMinHash, RMinHashLSH
 
-from selfimp_dagster.lifecycle.selection.chain import JUDGEMENTS, SelectionContext
-from selfimp_dagster.lifecycle.selection.text import figures, normalised, tokens
+from selfimp_dagster.lifecycle.selection.chain import EARLIER, JUDGEMENTS, SelectionContext
+from selfimp_dagster.lifecycle.selection.row_keys import (
+    Nearness,
+    Shingled,
+    exact_keys,
+    jaccard,
+    near_keys,
+    sharing,
+    shingled,
+)
+from selfimp_dagster.lifecycle.selection.text import normalised
 from selfimp_dagster.registry import method
 
-_PERMUTATIONS = 128
-_RECALL = 0.99  # of pairs exactly at the threshold
-_MINHASH_SEED = 1  # fixed: which rows are duplicates must not depend on the round's seed
-_PUNCTUATION = frozenset(".,;:!?'\"`\u2019\u201c\u201d")
-_CACHED_TEXTS = 10_000
+_CACHED_ROWS = 10_000
 
 
 class ExactDuplicatesParameters(BaseModel):
@@ -48,12 +48,13 @@ def exact_duplicates(
     round. Deduplication as in Lee et al., arXiv:2107.06499.
     """
     pair = [normalised(pl.col("prompt")).alias("prompt"), normalised(pl.col("response")).alias("response")]
+    keys, met = sharing(exact_keys(rows), context.keys_of_earlier(None))
     original = (
-        _earlier_then_current(rows, context)
+        _earlier_then_current(rows.join(keys, on="sample_id", how="semi"), met, context)
         .select(pl.col("sample_id").alias("duplicate_of"), "round", "current", *pair)
         .unique(["prompt", "response"], keep="first", maintain_order=True)
     )
-    duplicate = ~pl.col("current") | (pl.col("duplicate_of") != pl.col("sample_id"))
+    duplicate = (~pl.col("current") | (pl.col("duplicate_of") != pl.col("sample_id"))).fill_null(False)
     return (
         rows.select("sample_id", *pair)
         .join(original, on=["prompt", "response"], how="left", maintain_order="left")
@@ -82,6 +83,11 @@ class NearDuplicatesParameters(BaseModel):
     threshold: float = Field(default=0.9, gt=0, le=1, description="The Jaccard similarity of a duplicate.")
     ngram: int = Field(default=3, ge=1, description="Tokens of one shingle.")
 
+    @property
+    def nearness(self) -> Nearness:
+        """What the keys of rows depend on."""
+        return Nearness.of(self.threshold, self.ngram)
+
 
 @method(
     "selection",
@@ -106,7 +112,7 @@ def near_duplicates(
     reaches the threshold, else 0; the evidence names that row, its round and the similarity.
     """
     found = pl.DataFrame(
-        list(_near(_Texts.of(rows, context, parameters.ngram), parameters.threshold)),
+        list(_near(rows, context, parameters)),
         schema={
             "sample_id": pl.String,
             "similarity": pl.Float64,
@@ -136,10 +142,17 @@ def near_duplicates(
     )
 
 
-def _earlier_then_current(rows: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
-    """The rows in the order in which they may stay: ancestor rounds first, then by sample id."""
+def _earlier_then_current(rows: pl.DataFrame, met: pl.DataFrame, context: SelectionContext) -> pl.DataFrame:
+    """The earlier rows that have one of these keys, and the rows, in the order in which they may stay.
+
+    Those of ancestor rounds come first, then by sample id.
+    """
     columns = ["sample_id", "round", "prompt", "response"]
-    earlier = context.earlier.select(columns).sort("round", "sample_id")
+    earlier = EARLIER.to_frame().select(columns)
+    if not met.is_empty():
+        wanted = pl.col("sample_id").is_in(met["sample_id"].unique().implode())
+        known = context.earlier.lazy().select(columns).filter(wanted)
+        earlier = known.collect(engine="streaming").sort("round", "sample_id")
     return pl.concat(
         [
             earlier.with_columns(pl.col("prompt", "response").fill_null(""), current=pl.lit(False)),
@@ -148,80 +161,40 @@ def _earlier_then_current(rows: pl.DataFrame, context: SelectionContext) -> pl.D
     )
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """Rows whose figures another row has too, and the tokens of their prompts and responses by id."""
-
-    rows: pl.DataFrame
-    tokens: pl.Series
-    ngram: int
-
-    @classmethod
-    def of(cls, rows: pl.DataFrame, context: SelectionContext, ngram: int) -> Self:
-        both = _earlier_then_current(rows, context).with_row_index("row")
-        distinct = (
-            pl.concat([both["prompt"], both["response"]])
-            .unique(maintain_order=True)
-            .alias("text")
-            .to_frame()
-            .with_row_index("id")
-        )
-        ids = distinct.with_columns(figures(pl.col("text")).alias("figures"))
-        key = ["prompt_figures", "response_figures"]
-        blocks = (
-            both.join(ids.select(pl.all().name.prefix("prompt_")), left_on="prompt", right_on="prompt_text")
-            .join(ids.select(pl.all().name.prefix("response_")), left_on="response", right_on="response_text")
-            .filter((pl.len().over(key) > 1) & pl.col("current").any().over(key))
-            .with_columns(pl.struct(key).rank("dense").alias("block"))
-            .sort("block", "row")
-            .select("block", "row", "sample_id", "round", "current", "prompt_id", "response_id")
-        )
-        return cls(blocks, distinct.select(tokens(pl.col("text"))).to_series(), ngram)
-
-    def shingles(self, text_id: int) -> frozenset[str]:
-        words = [word for word in self.tokens[text_id] if word not in _PUNCTUATION]
-        last = max(len(words) - self.ngram, 0)
-        return frozenset(" ".join(words[start : start + self.ngram]) for start in range(last + 1))
-
-
-def _near(texts: _Texts, threshold: float) -> Iterator[tuple[str, float, str, str]]:
+def _near(
+    rows: pl.DataFrame, context: SelectionContext, parameters: NearDuplicatesParameters
+) -> Iterator[tuple[str, float, str, str]]:
     """Yields sample id, similarity, and the id and round of the row that stays, for each near-duplicate."""
-    shingles = lru_cache(maxsize=_CACHED_TEXTS)(texts.shingles)
-    bands = _bands(threshold)
-    for _, block in groupby(texts.rows.iter_rows(named=True), key=itemgetter("block")):
-        rows = list(block)
-        parts = [(row["prompt_id"], row["response_id"]) for row in rows]
-        staying = RMinHashLSH(threshold, _PERMUTATIONS, bands)
-        for at, row in enumerate(rows):
-            sketch = RMinHash(_PERMUTATIONS, _MINHASH_SEED)
-            # Tagged, so that the similarity of the union is at least that of the worse part.
-            for tag, text in zip(("prompt", "response"), parts[at], strict=True):
-                sketch.update([f"{tag} {shingle}" for shingle in shingles(text)])
-            if row["current"]:
-                best, twin = 0.0, row
-                for candidate in sorted(staying.query(sketch)):
-                    similarity = min(
-                        _jaccard(shingles(a), shingles(b))
-                        for a, b in zip(parts[at], parts[candidate], strict=True)
-                    )
-                    if similarity > best:
-                        best, twin = similarity, rows[candidate]
-                if best >= threshold:
-                    yield row["sample_id"], best, twin["sample_id"], twin["round"]
-                    continue
-            staying.insert(at, sketch)
+    nearness = parameters.nearness
+    keys, met = sharing(near_keys(rows, nearness), context.keys_of_earlier(nearness))
+    both = _earlier_then_current(rows.join(keys, on="sample_id", how="semi"), met, context)
+    keys_of: dict[str, list[int]] = {}
+    for part in (keys, met):
+        for key, id_ in part.unique().iter_rows():
+            keys_of.setdefault(id_, []).append(key)
+    ids, rounds = both["sample_id"].to_list(), both["round"].to_list()
+
+    @lru_cache(maxsize=_CACHED_ROWS)
+    def parts(at: int) -> tuple[Shingled, Shingled]:
+        prompt, response = shingled(pl.Series(both.select("prompt", "response").row(at)), parameters.ngram)
+        return prompt, response
+
+    staying: dict[int, list[int]] = {}  # the rows that stay, by the keys that they have
+    for at, current in enumerate(both["current"]):
+        own = keys_of[ids[at]]
+        if current:
+            best, twin = 0.0, at
+            for candidate in sorted({one for key in own for one in staying.get(key, ())}):
+                similarity = min(map(_similarity, parts(at), parts(candidate)))
+                if similarity > best:
+                    best, twin = similarity, candidate
+            if best >= parameters.threshold:
+                yield ids[at], best, ids[twin], rounds[twin]
+                continue
+        for key in own:
+            staying.setdefault(key, []).append(at)
 
 
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    if a == b:
-        return 1.0
-    shared = len(a & b)
-    return shared / (len(a) + len(b) - shared)
-
-
-def _bands(threshold: float) -> int:
-    """The fewest LSH bands, a power of two, that find a pair at the threshold with probability _RECALL."""
-    bands = 1
-    while bands < _PERMUTATIONS and 1 - (1 - threshold ** (_PERMUTATIONS // bands)) ** bands < _RECALL:
-        bands *= 2
-    return bands
+def _similarity(one: Shingled, other: Shingled) -> float:
+    """The Jaccard similarity of two texts with the same figures; 0 where a key brought others together."""
+    return jaccard(one.shingles, other.shingles) if one.figures == other.figures else 0.0

@@ -44,7 +44,9 @@ def k_centre(rows: pl.DataFrame, context: SelectionContext, parameters: KCentreP
     direction.
     """
     points = context.models.embed(parameters.model, texts_of(rows), "embedding")
-    known = context.models.embed(parameters.model, texts_of(context.earlier), "embedding earlier rows")
+    known = context.models.embed(
+        parameters.model, texts_of(context.earlier.lazy().collect()), "embedding earlier rows"
+    )
     usable = [place for place in range(rows.height) if points[place].any()]
     first = np.random.default_rng(derive_seed(context.seed, "k_centre")).integers(max(1, len(usable)))
     order, distances = greedy_centres(points[usable], known, parameters.at_most, int(first))

@@ -22,7 +22,9 @@ from selfimp_dagster.lifecycle.selection.chain import (
     kept_sample_ids,
     run_chain,
 )
+from selfimp_dagster.lifecycle.selection.duplicates import NearDuplicatesParameters
 from selfimp_dagster.lifecycle.selection.models import Models, Role
+from selfimp_dagster.lifecycle.selection.row_keys import ROW_KEYS, Nearness, exact_keys, near_keys
 from selfimp_dagster.lifecycle.selection.spare import SPARE, spare_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import policy_hash
@@ -32,6 +34,9 @@ from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.store import Artifact, ArtifactStore
 
 ASSET = "selected_subset"
+
+_EXACT, _NEAR = "exact_keys", "near_keys"
+"""The tables with the keys (ROW_KEYS) by which later rounds find the kept rows."""
 
 STATE = "selection_state"
 """The JSON file with what the steps of the chain left for the next round, by the name of the step."""
@@ -75,12 +80,14 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
         config={"selection": [choice.model_dump(mode="json") for choice in chain]},
     )
     tasks, samples = corpus.table("tasks", TASKS), corpus.table("samples", SAMPLES)
+    kept_before = _sound(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors])
     models, judges = _models(bench, policy), Judges(bench, policy, draft.folder / ".judgements")
     context = SelectionContext(
         tasks=tasks,
         samples=samples,
         rewards=visible(corpus.table("rewards", REWARDS), campaign.recipe.resolved_rewards),
-        earlier=selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors]),
+        earlier=_scanned(kept_before, "subset", SUBSET),
+        stored_keys=lambda nearness: _stored_keys(kept_before, nearness),
         evaluation_items=items_until(campaign, key.number, bench.campaigns),
         seed=policy.seed,
         messages=campaign.messages,
@@ -102,6 +109,9 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("selection", selection, SELECTION)
     draft.write_table("subset", subset, SUBSET)
     draft.write_table("spare", spare, SPARE)
+    nearness = _nearness(steps)
+    draft.write_table(_EXACT, exact_keys(subset), ROW_KEYS)
+    draft.write_table(_NEAR, near_keys(subset, nearness), ROW_KEYS)
     if left:
         draft.write_json(STATE, {step: state.model_dump(mode="json") for step, state in left.items()})
     return draft.commit(
@@ -110,6 +120,7 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
             "kept": subset.height,
             "contrasts": spare["contrast"].sum(),
             "funnel": funnel(selection).to_dicts(),
+            "nearness": nearness.model_dump(),
             "obeyed": [told.model_dump() for told in obeyed],
             **({"engine": models.harness} if models.harness else {}),
         },
@@ -151,8 +162,39 @@ def _parent_gain(store: ArtifactStore, policy: Policy) -> float | None:
 
 def selected_rows(store: ArtifactStore, keys: Sequence[RoundKey]) -> pl.DataFrame:
     """The kept rows of several rounds, in the schema SUBSET; of quarantined ones none."""
-    sound = [key for key in keys if not is_quarantined(store, key)]
-    return pl.concat([SUBSET.to_frame(), *(store.open(key, ASSET).table("subset", SUBSET) for key in sound)])
+    return pl.concat([SUBSET.to_frame(), *(one.table("subset", SUBSET) for one in _sound(store, keys))])
+
+
+def _sound(store: ArtifactStore, keys: Sequence[RoundKey]) -> list[Artifact]:
+    """The subsets of rounds that are not quarantined."""
+    return [store.open(key, ASSET) for key in keys if not is_quarantined(store, key)]
+
+
+def _scanned(subsets: Sequence[Artifact], table: str, schema: pl.Schema) -> pl.LazyFrame:
+    """A table of several rounds, which is read where it is asked for."""
+    files = [one.file(f"{table}.parquet") for one in subsets]
+    return pl.concat([schema.to_frame().lazy(), *(pl.scan_parquet(file, glob=False) for file in files)])
+
+
+def _stored_keys(subsets: Sequence[Artifact], nearness: Nearness | None) -> pl.LazyFrame:
+    """The keys of the rows of several rounds; of those that have none, or others, they are computed."""
+    name = _EXACT if nearness is None else _NEAR
+    told = None if nearness is None else nearness.model_dump()
+    stored = [
+        one for one in subsets if one.has_table(name) and (told is None or one.facts["nearness"] == told)
+    ]
+    computed = [
+        exact_keys(rows) if nearness is None else near_keys(rows, nearness)
+        for rows in (one.table("subset", SUBSET) for one in subsets if one not in stored)
+    ]
+    return pl.concat([_scanned(stored, name, ROW_KEYS), *(keys.lazy() for keys in computed)])
+
+
+def _nearness(steps: Sequence[SelectionStep]) -> Nearness:
+    """What the chain finds near-duplicates by."""
+    given = next(step.parameters for step in steps if step.method.name == "near_duplicates")
+    assert isinstance(given, NearDuplicatesParameters)
+    return given.nearness
 
 
 def require_rows(subset: pl.DataFrame, minimum: int, key: RoundKey) -> None:

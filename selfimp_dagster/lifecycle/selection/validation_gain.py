@@ -170,7 +170,7 @@ def _features(
         .group_by("task_id")
         .agg(difficulty=1 - (pl.col("value") >= parameters.minimum).mean())
     )
-    kept = context.earlier.group_by("task_id").agg(times_kept=pl.len())
+    kept = context.earlier.lazy().group_by("task_id").agg(times_kept=pl.len()).collect()
     losses = context.models.losses("incumbent", context.asked(rows), "losses")
     return (
         rows.select(

@@ -1,9 +1,19 @@
 import json
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from selfimp_dagster.lifecycle.selection.duplicates import _bands
+from selfimp_dagster.lifecycle.selection import EARLIER
+from selfimp_dagster.lifecycle.selection.row_keys import (
+    ROW_KEYS,
+    Nearness,
+    bands_for,
+    exact_keys,
+    near_keys,
+)
 
 STORY = (
     "On a cold morning the old sailor walked down to the harbour, untied the small green boat that his "
@@ -13,6 +23,14 @@ INSTRUCTIONS = (
     "You are a careful student. Read the problem twice, work it out on paper, check the result by doing "
     "it backwards, and then write down the final answer and nothing else. The problem: {}"
 )
+
+# Sentences of two kinds; those of a kind differ in one word, and no two of them are near the threshold.
+_WORDS = [[f"{kind}{'abcdefghijklmnopqrstuvwxyz'[n]}" for n in range(24)] for kind in ("north", "south")]
+WORDY = [" ".join(words) for words in _WORDS] + [
+    " ".join("other" if n == changed else word for n, word in enumerate(words))
+    for words in _WORDS
+    for changed in (0, 11, 23)
+]
 
 
 def duplicate_of(fate):
@@ -111,5 +129,69 @@ def test_planted_near_duplicates_are_found_among_many_rows(corpus, judge):
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.9, 0.95, 1.0])
 def test_the_bands_find_a_pair_at_the_threshold(threshold):
-    bands = _bands(threshold)
+    bands = bands_for(threshold)
     assert 1 - (1 - threshold ** (128 // bands)) ** bands >= 0.99
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(WORDY), st.sampled_from(WORDY)), min_size=1, max_size=12),
+    earlier=st.lists(st.tuples(st.sampled_from(WORDY), st.sampled_from(WORDY)), max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_keys_find_what_comparing_every_pair_finds(corpus, judge, rows, earlier):
+    before = [(f"e{n}", f"test/{n % 3:04d}", *texts) for n, texts in enumerate(earlier)]
+    context = corpus([(f"s{n:02d}", *texts) for n, texts in enumerate(rows)], earlier=before)
+    fates = judge("near_duplicates", context, threshold=0.6)
+    staying = [texts for _, _, *texts in sorted(before, key=lambda row: (row[1], row[0]))]
+    for number, texts in enumerate(rows):
+        nearest = max((similarity(texts, other) for other in staying), default=0.0)
+        fate = fates[f"s{number:02d}"]
+        assert fate["kept"] == (nearest < 0.6)
+        if fate["kept"]:
+            staying.append(texts)
+        else:
+            assert fate["score"] == pytest.approx(nearest)
+
+
+def similarity(one, other):
+    """The smaller Jaccard similarity of the word triples of two prompts and of two responses."""
+
+    def triples(text):
+        words = text.split()
+        return {tuple(words[at : at + 3]) for at in range(max(1, len(words) - 2))}
+
+    return min(
+        len(triples(a) & triples(b)) / len(triples(a) | triples(b)) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_stored_keys_stand_for_those_of_the_rows(corpus, judge):
+    rows = [("a", "Tell a story.", STORY), ("b", "Tell a story.", "short"), ("c", "Count", "1 2 3")]
+    earlier = [("z", "test/0000", "Tell a story.", STORY.upper()), ("y", "test/0001", "Count", "1 2 3")]
+    context = corpus(rows, earlier=earlier)
+    asked = []
+
+    def stored(nearness):
+        asked.append(nearness)
+        kept = context.earlier
+        return (exact_keys(kept) if nearness is None else near_keys(kept, nearness)).lazy()
+
+    lazily = replace(context, stored_keys=stored, earlier=context.earlier.lazy())
+    for step in ("exact_duplicates", "near_duplicates"):
+        fates = judge(step, context)
+        assert judge(step, lazily) == fates
+        assert not all(fate["kept"] for fate in fates.values())
+    assert asked == [None, Nearness.of(0.9, 3)]
+
+
+def test_rows_that_share_no_key_are_not_read(corpus, judge):
+    def unread(_):
+        raise AssertionError("read")
+
+    context = corpus([("a", "One question.", "one"), ("b", "Another one!", "two")])
+    gone = EARLIER.to_frame().lazy().map_batches(unread, schema=EARLIER)
+    nothing = replace(context, earlier=gone, stored_keys=lambda nearness: ROW_KEYS.to_frame().lazy())
+    for step in ("exact_duplicates", "near_duplicates"):
+        assert all(fate["kept"] for fate in judge(step, nothing).values())
+    with pytest.raises(AssertionError, match="read"):
+        judge("exact_duplicates", replace(context, earlier=gone))
