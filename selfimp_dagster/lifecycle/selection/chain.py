@@ -8,7 +8,7 @@ of `rows`. A method with a `state` returns `(frame, state)`: the next round of t
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import polars as pl
@@ -21,7 +21,7 @@ from selfimp_dagster.lifecycle.rewards.context import Judge
 from selfimp_dagster.lifecycle.rewards.sources import JudgeSource
 from selfimp_dagster.lifecycle.sampling import asked
 from selfimp_dagster.lifecycle.selection.models import Models, Pair
-from selfimp_dagster.lifecycle.selection.row_keys import Nearness, exact_keys, near_keys
+from selfimp_dagster.lifecycle.selection.row_keys import Nearness, RowKeys
 from selfimp_dagster.records import REWARDS, SAMPLES, SELECTION, TASKS, check_schema
 from selfimp_dagster.registry import Method, find_method
 
@@ -59,7 +59,8 @@ class SelectionContext:
     """What the steps of one round may look at.
 
     `earlier` are the rows kept in the ancestor rounds (EARLIER), which may be lazy, and `stored_keys` what
-    keys they have (ROW_KEYS), without which these are computed; `evaluation_items` are the anchor, fresh
+    keys they have (ROW_KEYS), without which these are computed, `keys` those of this round's rows;
+    `evaluation_items` are the anchor, fresh
     and guard items of this and all earlier rounds (TASKS). `messages` turns a prompt into the chat that
     asks it, `models` are what a step may have score texts, `judge` opens the judge of a source. `state`
     is what the same step left in the parent round, `acquisition` the parameters of the method that drew the
@@ -80,13 +81,14 @@ class SelectionContext:
     parent_gain: float | None = None
     acquisition: BaseModel | None = None
     stored_keys: Callable[[Nearness | None], pl.LazyFrame] | None = None
+    keys: RowKeys = field(default_factory=RowKeys)
 
     def keys_of_earlier(self, nearness: Nearness | None) -> pl.LazyFrame:
         """The keys of the earlier rows (ROW_KEYS): those of their exact texts, or of near ones."""
         if self.stored_keys is not None:
             return self.stored_keys(nearness)
         rows = self.earlier.lazy().select("sample_id", pl.col("prompt", "response").fill_null("")).collect()
-        return (exact_keys(rows) if nearness is None else near_keys(rows, nearness)).lazy()
+        return RowKeys().of(rows, nearness).lazy()
 
     def asked(self, rows: pl.DataFrame) -> list[Pair]:
         """Each row as it is trained on: the chat (see `chats`) and the response."""

@@ -14,9 +14,7 @@ from selfimp_dagster.lifecycle.selection.chain import EARLIER, JUDGEMENTS, Selec
 from selfimp_dagster.lifecycle.selection.row_keys import (
     Nearness,
     Shingled,
-    exact_keys,
     jaccard,
-    near_keys,
     sharing,
     shingled,
 )
@@ -48,7 +46,7 @@ def exact_duplicates(
     round. Deduplication as in Lee et al., arXiv:2107.06499.
     """
     pair = [normalised(pl.col("prompt")).alias("prompt"), normalised(pl.col("response")).alias("response")]
-    keys, met = sharing(exact_keys(rows), context.keys_of_earlier(None))
+    keys, met = sharing(context.keys.of(rows, None), context.keys_of_earlier(None))
     original = (
         _earlier_then_current(rows.join(keys, on="sample_id", how="semi"), met, context)
         .select(pl.col("sample_id").alias("duplicate_of"), "round", "current", *pair)
@@ -166,7 +164,7 @@ def _near(
 ) -> Iterator[tuple[str, float, str, str]]:
     """Yields sample id, similarity, and the id and round of the row that stays, for each near-duplicate."""
     nearness = parameters.nearness
-    keys, met = sharing(near_keys(rows, nearness), context.keys_of_earlier(nearness))
+    keys, met = sharing(context.keys.of(rows, nearness), context.keys_of_earlier(nearness))
     both = _earlier_then_current(rows.join(keys, on="sample_id", how="semi"), met, context)
     keys_of: dict[str, list[int]] = {}
     for part in (keys, met):

@@ -7,6 +7,7 @@ later round reads the texts of no row but those that share a key with one of its
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from hashlib import blake2b
 from typing import Self
 
@@ -25,11 +26,12 @@ _RECALL = 0.99  # of pairs exactly at the threshold
 _MINHASH_SEED = 1  # fixed: which rows are duplicates must not depend on the round's seed
 _PUNCTUATION = frozenset(".,;:!?'\"`\u2019\u201c\u201d")
 _SLICE = 10_000  # rows whose shingles are in memory at once
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so no n-gram's hash forgets a token
 _ODD = np.random.default_rng(0).integers(0, 2**63, _PERMUTATIONS, np.uint64) * 2 + 1
 
 
 class Nearness(BaseModel):
-    """What the keys of near-duplicates depend on. `algorithm` is rensa's."""
+    """What the keys of near-duplicates depend on. `algorithm` is rensa's, `hashes` says whose hashes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,11 +40,28 @@ class Nearness(BaseModel):
     permutations: int = _PERMUTATIONS
     seed: int = _MINHASH_SEED
     algorithm: int = RMinHash.ALGORITHM_VERSION
+    hashes: str = f"polars {pl.__version__}"
 
     @classmethod
     def of(cls, threshold: float, ngram: int) -> Self:
         """What finds the pairs of this Jaccard similarity of token n-grams."""
         return cls(ngram=ngram, bands=bands_for(threshold))
+
+
+class RowKeys:
+    """The keys of rows, each computed once."""
+
+    def __init__(self) -> None:
+        self._made: dict[Nearness | None, pl.DataFrame] = {}
+
+    def of(self, rows: pl.DataFrame, nearness: Nearness | None) -> pl.DataFrame:
+        """The keys of these rows (ROW_KEYS): those of their exact texts, or of near ones."""
+        made = self._made.get(nearness, ROW_KEYS.to_frame())
+        missing = rows.join(made, on="sample_id", how="anti")
+        if not missing.is_empty():
+            new = exact_keys(missing) if nearness is None else near_keys(missing, nearness)
+            made = self._made[nearness] = pl.concat([made, new]).sort("key")
+        return made.join(rows, on="sample_id", how="semi", maintain_order="left")
 
 
 @dataclass(frozen=True)
@@ -67,26 +86,48 @@ def near_keys(rows: pl.DataFrame, nearness: Nearness) -> pl.DataFrame:
     """
     found = [ROW_KEYS.to_frame()]
     for part in rows.iter_slices(_SLICE):
-        prompts, responses = (list(shingled(part[name], nearness.ngram)) for name in ("prompt", "response"))
-        # Tagged, so that the similarity of the union is at least that of the worse part.
-        sets = [
-            [*(f"prompt {one}" for one in prompt.shingles), *(f"response {one}" for one in response.shingles)]
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        matrix = RMinHash.digest_matrix_from_token_sets(sets, nearness.permutations, nearness.seed)
-        digests = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), nearness.bands, -1)
-        width = digests.shape[2]
-        blocks = np.array(
-            [_hashed("near", p.figures, r.figures) for p, r in zip(prompts, responses, strict=True)],
-            np.uint64,
+        hashes, ends = _shingle_hashes(part, nearness.ngram)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, ends, nearness.permutations, nearness.seed
         )
+        digests = np.array(matrix.to_rows(), np.uint64).reshape(part.height, nearness.bands, -1)
+        block = pl.concat_str(figures(pl.col("prompt")), figures(pl.col("response")), separator="\0").hash()
         with np.errstate(over="ignore"):
-            keys = (digests * _ODD[:width]).sum(2) * _ODD[: nearness.bands] + np.array(blocks, np.uint64)[
-                :, None
-            ]
+            keys = (digests * _ODD[: digests.shape[2]]).sum(2) * _ODD[: nearness.bands]
+            keys += part.select(block).to_numpy()
             keys ^= keys >> np.uint64(29)
-        found.append(_frame(keys.ravel(), part["sample_id"].gather(_each(len(sets), nearness.bands))))
+        found.append(_frame(keys.ravel(), part["sample_id"].gather(_each(part.height, nearness.bands))))
     return pl.concat(found).sort("key")
+
+
+def _shingle_hashes(rows: pl.DataFrame, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """A hash of each n-gram of the rows' texts, row by row, and where the rows begin and the last one ends.
+
+    Those of prompts and of responses differ, so that the similarity of the union is at least that of the
+    worse part. A text of fewer tokens has one n-gram, and one without tokens none.
+    """
+    parts = []
+    for tag, name in enumerate(("prompt", "response")):
+        words = (
+            rows.select(tokens(pl.col(name)).alias("word"))
+            .with_row_index("row")
+            .explode("word", empty_as_null=False)
+            .filter(~pl.col("word").is_in(_PUNCTUATION))
+            .select("row", pl.col("word").hash(seed=tag))
+            .with_columns(left=pl.len().over("row") - pl.int_range(pl.len()).over("row"))
+        )
+        ahead = [
+            pl.when(pl.col("left") > step).then(pl.col("word").shift(-step)).otherwise(0)
+            for step in range(1, ngram)
+        ]
+        hashed = reduce(
+            lambda found, word: found * pl.lit(_MULTIPLIER, pl.UInt64) + word, ahead, pl.col("word")
+        )
+        first = pl.col("row") != pl.col("row").shift(1).fill_null(2**32 - 1)
+        parts.append(words.select("row", hashed, kept=(pl.col("left") >= ngram) | first).filter("kept"))
+    shingles = pl.concat(parts).sort("row", maintain_order=True)
+    counts = np.bincount(shingles["row"].to_numpy(), minlength=rows.height)
+    return shingles["word"].to_numpy(), np.concatenate([[0], counts.cumsum()]).astype(np.uint64)
 
 
 def shingled(texts: pl.Series, ngram: int) -> Iterator[Shingled]:

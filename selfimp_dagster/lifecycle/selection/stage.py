@@ -24,7 +24,7 @@ from selfimp_dagster.lifecycle.selection.chain import (
 )
 from selfimp_dagster.lifecycle.selection.duplicates import NearDuplicatesParameters
 from selfimp_dagster.lifecycle.selection.models import Models, Role
-from selfimp_dagster.lifecycle.selection.row_keys import ROW_KEYS, Nearness, exact_keys, near_keys
+from selfimp_dagster.lifecycle.selection.row_keys import ROW_KEYS, Nearness, RowKeys
 from selfimp_dagster.lifecycle.selection.spare import SPARE, spare_rows
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.hashing import policy_hash
@@ -110,8 +110,8 @@ def select_subset(bench: Workbench, key: RoundKey) -> Artifact:
     draft.write_table("subset", subset, SUBSET)
     draft.write_table("spare", spare, SPARE)
     nearness = _nearness(steps)
-    draft.write_table(_EXACT, exact_keys(subset), ROW_KEYS)
-    draft.write_table(_NEAR, near_keys(subset, nearness), ROW_KEYS)
+    draft.write_table(_EXACT, context.keys.of(subset, None), ROW_KEYS)
+    draft.write_table(_NEAR, context.keys.of(subset, nearness), ROW_KEYS)
     if left:
         draft.write_json(STATE, {step: state.model_dump(mode="json") for step, state in left.items()})
     return draft.commit(
@@ -183,10 +183,7 @@ def _stored_keys(subsets: Sequence[Artifact], nearness: Nearness | None) -> pl.L
     stored = [
         one for one in subsets if one.has_table(name) and (told is None or one.facts["nearness"] == told)
     ]
-    computed = [
-        exact_keys(rows) if nearness is None else near_keys(rows, nearness)
-        for rows in (one.table("subset", SUBSET) for one in subsets if one not in stored)
-    ]
+    computed = [RowKeys().of(one.table("subset", SUBSET), nearness) for one in subsets if one not in stored]
     return pl.concat([_scanned(stored, name, ROW_KEYS), *(keys.lazy() for keys in computed)])
 
 
