@@ -5,9 +5,9 @@
 Each preset has one round of the shipped campaign, cut small (`--tasks` train tasks, 16 tokens a response, 60
 anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it
 is, so a judge that the gold probe bars is what the row says. `--model` starts from another model, for example
-from a checkpoint of the campaign: some presets need answers that are right often enough to agree. One JSON
-line per preset is appended to rounds.jsonl; presets with a line are not run again. The table at the end goes
-into the documentation.
+that of `benchmarks.primed`: some presets ask for more than SmolLM2 can do, or for answers that are right often
+enough to agree. One JSON line per preset is appended to rounds.jsonl; presets with a line are not run again.
+The table at the end goes into the documentation.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from selfimp_dagster.rounds_in_process import open_instance, run_round
 from selfimp_dagster.store import ArtifactStore
 
 KEY = RoundKey("arithmetic", 0)
-SHORT = {"max_new_tokens": 16}
+ANSWER_TOKENS = 16
 
 
 def main() -> None:
@@ -41,27 +41,28 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=list(all_presets()))
     parser.add_argument("--tasks", type=int, default=24)
     parser.add_argument("--model", help="in the place of the shipped campaign's")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of responses")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "rounds.jsonl"
     for name in arguments.presets:
         if not any(row["preset"] == name for row in rows_of(file)):
-            row = one_round(name, arguments.tasks, arguments.out, arguments.model)
+            row = one_round(name, arguments)
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
     print(table(rows_of(file)))
 
 
-def one_round(name: str, tasks: int, out: Path, model: str | None) -> dict[str, Any]:
+def one_round(name: str, told: argparse.Namespace) -> dict[str, Any]:
     """A round of the preset in an installation of its own, and its row."""
-    folder = out / name
+    folder = told.out / name
     shutil.rmtree(folder, ignore_errors=True)
     where = settings_in(folder)
     shutil.copytree(CAMPAIGN.parent, where.campaigns)
-    write_campaign(where.campaigns / CAMPAIGN.name, name, tasks, model)
+    write_campaign(where.campaigns / CAMPAIGN.name, name, told)
     where.models.parent.mkdir(parents=True, exist_ok=True)
-    (out / "models").mkdir(exist_ok=True)
-    where.models.symlink_to((out / "models").resolve())  # the base model is converted once
+    (told.out / "models").mkdir(exist_ok=True)
+    where.models.symlink_to((told.out / "models").resolve())  # the base model is converted once
     started = time.monotonic()
     try:
         with open_instance(where.home) as instance:
@@ -76,6 +77,8 @@ def one_round(name: str, tasks: int, out: Path, model: str | None) -> dict[str, 
     kept = [f"{arm}_{suite}" for arm in ("incumbent", "candidate") for suite in ("anchor", "fresh", "guard")]
     row = {
         "preset": name,
+        "tasks": told.tasks,
+        "temperature": told.temperature,
         "seconds": ledger["seconds"],
         "tokens": ledger["tokens"],
         "samples": corpus.facts["samples"],
@@ -89,10 +92,10 @@ def one_round(name: str, tasks: int, out: Path, model: str | None) -> dict[str, 
     return row
 
 
-def write_campaign(path: Path, name: str, tasks: int, model: str | None) -> None:
+def write_campaign(path: Path, name: str, told: argparse.Namespace) -> None:
     """The shipped campaign, cut small, with this preset."""
     data = yaml.safe_load(path.read_text())
-    data["model"] = model or data["model"]
+    data["model"] = told.model or data["model"]
     recipe = all_presets()[name].recipe
     words = {field: {"max_new_tokens": 32} for field in ("criticism", "reflection")}
     own = {"self_correction": ("criticism",), "reflect_retry": ("reflection",)}
@@ -101,12 +104,15 @@ def write_campaign(path: Path, name: str, tasks: int, model: str | None) -> None
         extra["documents"] = ["python:statistics"]  # the documentation of Python's own module
     data["recipe"] = {
         "preset": name,
-        "acquisition": {"sampling": SHORT, **extra},
+        "acquisition": {
+            "sampling": {"max_new_tokens": ANSWER_TOKENS, "temperature": told.temperature},
+            **extra,
+        },
         "optimization": _update(recipe["optimization"]),
         "refinement": {"tasks": 8},
         "minimum_rows": 4,
     }
-    data["pools"] |= {"train": tasks, "anchor": 60, "fresh": 40, "guard": 20}
+    data["pools"] |= {"train": told.tasks, "anchor": 60, "fresh": 40, "guard": 20}
     data["evaluation"] |= {"rewordings": 0, "reworded_items": 0, "twins": 0}
     data["promotion"] = {"minimum_gain": 0.25, "discordance": 0.3, "guard_margin": None}
     path.write_text(yaml.safe_dump(data, sort_keys=False))

@@ -19,7 +19,7 @@ from rensa import RMinHash
 from selfimp_dagster.lifecycle.selection.text import figures, normalised, tokens
 
 ROW_KEYS = pl.Schema({"key": pl.UInt64, "sample_id": pl.String})
-"""Keys of rows, sorted by key."""
+"""Keys of rows; in a file, sorted."""
 
 _PERMUTATIONS = 128
 _RECALL = 0.99  # of pairs exactly at the threshold
@@ -60,7 +60,7 @@ class RowKeys:
         missing = rows.join(made, on="sample_id", how="anti")
         if not missing.is_empty():
             new = exact_keys(missing) if nearness is None else near_keys(missing, nearness)
-            made = self._made[nearness] = pl.concat([made, new]).sort("key")
+            made = self._made[nearness] = pl.concat([made, new]).sort("key", "sample_id")
         return made.join(rows, on="sample_id", how="semi", maintain_order="left")
 
 
@@ -97,7 +97,7 @@ def near_keys(rows: pl.DataFrame, nearness: Nearness) -> pl.DataFrame:
             keys += part.select(block).to_numpy()
             keys ^= keys >> np.uint64(29)
         found.append(_frame(keys.ravel(), part["sample_id"].gather(_each(part.height, nearness.bands))))
-    return pl.concat(found).sort("key")
+    return pl.concat(found)
 
 
 def _shingle_hashes(rows: pl.DataFrame, ngram: int) -> tuple[np.ndarray, np.ndarray]:
