@@ -5,7 +5,7 @@
 Each preset has one round of the shipped campaign, cut small (`--tasks` train tasks, 16 tokens a response, 60
 anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it
 is, so a judge that the gold probe bars is what the row says. `--model` starts from another model, for example
-that of `benchmarks.primed`: some presets ask for more than SmolLM2 can do, or for answers that are right often
+that of `benchmarks.primed`: some presets ask for more than SmolLM2 can do, or for answers right often
 enough to agree. One JSON line per preset is appended to rounds.jsonl; presets with a line are not run again.
 The table at the end goes into the documentation.
 """

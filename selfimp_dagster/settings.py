@@ -23,6 +23,8 @@ class Settings:
     campaigns: Path
     bucket: str | None = None
     engine: EngineName = "auto"
+    training_processes: int = 1
+    accelerate: Path | None = None
 
     @property
     def store(self) -> Path:
@@ -36,10 +38,11 @@ class Settings:
 
 
 def settings() -> Settings:
-    """SELFIMP_HOME (default `.selfimp`), SELFIMP_CAMPAIGNS (`campaigns`), SELFIMP_STORE and SELFIMP_ENGINE.
+    """SELFIMP_HOME (default `.selfimp`), SELFIMP_CAMPAIGNS (`campaigns`), SELFIMP_STORE, SELFIMP_ENGINE;
+    of training SELFIMP_TRAINING_PROCESSES (1) and SELFIMP_ACCELERATE, a configuration file of accelerate.
 
     Raises:
-        SelfimpError: there is no engine of that name.
+        SelfimpError: there is no engine of that name, no such file, or the processes are no number above 0.
     """
     engine = os.environ.get("SELFIMP_ENGINE", "auto")
     if engine not in get_args(EngineName):
@@ -48,11 +51,27 @@ def settings() -> Settings:
             where="SELFIMP_ENGINE",
             fix=f"write one of {', '.join(get_args(EngineName))}",
         )
+    processes = os.environ.get("SELFIMP_TRAINING_PROCESSES", "1")
+    if not processes.isdecimal() or int(processes) == 0:
+        raise SelfimpError(
+            f"{processes!r} is no number of processes",
+            where="SELFIMP_TRAINING_PROCESSES",
+            fix="write how many processes train together, one for each GPU; 1 trains in the step itself",
+        )
+    accelerate = os.environ.get("SELFIMP_ACCELERATE")
+    if accelerate and not Path(accelerate).is_file():
+        raise SelfimpError(
+            f"there is no file {accelerate}",
+            where="SELFIMP_ACCELERATE",
+            fix="name a configuration file of accelerate, for example deploy/accelerate/fsdp.yaml",
+        )
     return Settings(
         home=Path(os.environ.get("SELFIMP_HOME", ".selfimp")).resolve(),
         campaigns=Path(os.environ.get("SELFIMP_CAMPAIGNS", "campaigns")).resolve(),
         bucket=os.environ.get("SELFIMP_STORE") or None,
         engine=cast(EngineName, engine),
+        training_processes=int(processes),
+        accelerate=Path(accelerate).resolve() if accelerate else None,
     )
 
 

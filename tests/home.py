@@ -107,6 +107,7 @@ class Home:
     folder: Path
     model: Path
     bucket: str | None = None
+    processes: int = 1  # that train together
 
     @property
     def campaigns(self) -> Path:
@@ -114,7 +115,12 @@ class Home:
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.folder / "home", campaigns=self.campaigns, bucket=self.bucket)
+        return Settings(
+            home=self.folder / "home",
+            campaigns=self.campaigns,
+            bucket=self.bucket,
+            training_processes=self.processes,
+        )
 
     @property
     def environment(self) -> dict[str, str]:

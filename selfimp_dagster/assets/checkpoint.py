@@ -7,7 +7,6 @@ from selfimp_dagster import __version__
 from selfimp_dagster.assets.generated_corpus import generated_corpus
 from selfimp_dagster.assets.incumbent_policy import incumbent_policy
 from selfimp_dagster.assets.selected_subset import selected_subset
-from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.pictures import loss_curve, training_metrics
 from selfimp_dagster.presentation import lineage_links, materialized, picture, readable_failures
@@ -42,7 +41,7 @@ def checkpoint(
     """The candidate: weights as safetensors, tokenizer, model card and training curve."""
     with readable_failures():
         key = RoundKey.parse(context.partition_key)
-        artifact = train_checkpoint(workbench.open(context), key, config.overrides())
+        artifact = workbench.trained(context, config.overrides())
     facts = artifact.facts
     metrics = artifact.table("training_metrics", TRAINING_METRICS)
     return materialized(

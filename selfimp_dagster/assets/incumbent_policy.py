@@ -6,6 +6,7 @@ from pydantic import Field
 from selfimp_dagster import __version__
 from selfimp_dagster.campaign import changes_text
 from selfimp_dagster.lifecycle.evaluation.directives import sentences
+from selfimp_dagster.lifecycle.optimization.several import check_together
 from selfimp_dagster.lifecycle.policy import read_policy, start_round
 from selfimp_dagster.partitions import rounds
 from selfimp_dagster.presentation import child_links, lineage_links, materialized, readable_failures
@@ -49,6 +50,9 @@ def incumbent_policy(
         bench = workbench.open(context)
         artifact = start_round(bench, key, parent, config.recipe)
         policy, _ = read_policy(workbench.artifacts, key)
+        check_together(
+            *policy.campaign.recipe.optimization.resolve("optimization"), workbench.training.processes
+        )
         engine = bench.engines.choice
     metadata: dict[str, Any] = {
         "policy_hash": policy.policy_hash,

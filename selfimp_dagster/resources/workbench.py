@@ -1,21 +1,26 @@
 """The resources of the pipeline, and the workbench that they make up for one step."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from selfimp_dagster.engines.choice import EngineName
 from selfimp_dagster.engines.pool import EnginePool
+from selfimp_dagster.lifecycle.optimization.stage import ASSET as CHECKPOINT
+from selfimp_dagster.lifecycle.optimization.stage import train_checkpoint
 from selfimp_dagster.lifecycle.oversight import KillSwitch, OverseenProgress, admit
 from selfimp_dagster.lifecycle.spending import BudgetSwitch
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.loading import DtypeName
 from selfimp_dagster.progress import LogProgress, shown_or
+from selfimp_dagster.resources.training import TrainingResource
 from selfimp_dagster.round_key import RoundKey
 from selfimp_dagster.settings import Settings
-from selfimp_dagster.store import ArtifactStore
+from selfimp_dagster.store import Artifact, ArtifactStore
 
 
 class EnginesResource(dg.ConfigurableResource):
@@ -58,6 +63,7 @@ class WorkbenchResource(dg.ConfigurableResource):
     bucket: str = Field(default="", description="S3 URL under which the artifacts are; empty: in the folder.")
     models: str = Field(description="Folder that caches base models.")
     engines: EnginesResource
+    training: TrainingResource = Field(default=TrainingResource(), description="Who trains a candidate.")
 
     @classmethod
     def at(cls, where: Settings) -> "WorkbenchResource":
@@ -68,6 +74,9 @@ class WorkbenchResource(dg.ConfigurableResource):
             bucket=where.bucket or "",
             models=str(where.models),
             engines=EnginesResource(engine=where.engine),
+            training=TrainingResource(
+                processes=where.training_processes, accelerate=str(where.accelerate or "")
+            ),
         )
 
     @property
@@ -93,6 +102,20 @@ class WorkbenchResource(dg.ConfigurableResource):
             BudgetSwitch(self.artifacts, self.campaigns_folder, key, stage),
         )
         return replace(bench, progress=overseen)
+
+    def trained(self, context: dg.AssetExecutionContext, overrides: Mapping[str, Any]) -> Artifact:
+        """The candidate of the round, trained in this process or by several together.
+
+        Raises:
+            SelfimpError: as `train_checkpoint`; or a process died.
+        """
+        bench, key = self.open(context), RoundKey.parse(context.partition_key)
+        if self.training.processes == 1:
+            return train_checkpoint(bench, key, overrides)
+        bench.engines.give_back()
+        where = {name: getattr(self, name) for name in ("store", "bucket", "models", "campaigns")}
+        self.training.together(context, {"round": str(key), "overrides": dict(overrides), **where})
+        return bench.store.open(key, CHECKPOINT)
 
     def bench(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Workbench:
         """The same for a check that runs a model, which begins only after a stage that was let."""

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import common_prefix_length
 
@@ -103,6 +104,11 @@ class CompletionTrainer(Halving, SFTTrainer):
         batch[_WEIGHT] = torch.tensor([row.get(_WEIGHT, 1.0) for row in rows])
         return batch
 
+    def _get_train_sampler(self, dataset: Any = None) -> LengthGroupedSampler:
+        """Rows of about one length together, in the order of one process however many there are."""
+        together = self._train_batch_size * self.accelerator.num_processes
+        return LengthGroupedSampler(together, lengths=[len(row["input_ids"]) for row in self.train_dataset])
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if _WEIGHT not in self._signature_columns:
@@ -138,7 +144,9 @@ class CompletionTrainer(Halving, SFTTrainer):
             outputs, logits, targets = predictions_on_rows(model, inputs)
         labelled = (inputs["labels"][:, 1:] != IGNORED).sum(1)
         weights = inputs[_WEIGHT].repeat_interleave(labelled)  # the order of the targets in either case
-        loss = (weights * cross_entropy(logits.float(), targets, reduction="none")).sum() / num_items_in_batch
+        total = (weights * cross_entropy(logits.float(), targets, reduction="none")).sum()
+        # Gradients are averaged over processes, and the items are those of all of them.
+        loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
 

@@ -2,17 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 from safetensors import SafetensorError
 
+from selfimp_dagster.campaign import MethodChoice
 from selfimp_dagster.lifecycle.acquisition.corpus import trained_chats
 from selfimp_dagster.lifecycle.companions import FOLDER, Companions, companions_of, parent_checkpoint
 from selfimp_dagster.lifecycle.cost import Meter
-from selfimp_dagster.lifecycle.obedience import obey_optimization
+from selfimp_dagster.lifecycle.obedience import Obeyed, obey_optimization
 from selfimp_dagster.lifecycle.optimization.model_card import model_card
+from selfimp_dagster.lifecycle.optimization.several import check_together, processes
 from selfimp_dagster.lifecycle.optimization.update import POOL, OptimizationContext, Update
 from selfimp_dagster.lifecycle.policy import Policy, incumbent_weights, read_policy
 from selfimp_dagster.lifecycle.rewards.context import RewardContext
@@ -32,8 +36,9 @@ from selfimp_dagster.records import (
     TRAINING_METRICS,
     derive_seed,
 )
+from selfimp_dagster.registry import Method
 from selfimp_dagster.round_key import RoundKey
-from selfimp_dagster.store import Artifact, write_error
+from selfimp_dagster.store import Artifact, Draft, write_error
 
 ASSET = "checkpoint"
 
@@ -45,6 +50,60 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         SelfimpError: there are too few rows to train on, or the checkpoint cannot be written.
     """
     meter = Meter()
+    training = _prepared(bench, key, overrides)
+    output = training.context.output
+    for made in (output, training.context.companions):
+        shutil.rmtree(made, ignore_errors=True)  # of a training that was killed while saving
+    bench.engines.give_back()
+    try:
+        update: Update = training.method.function(training.context, training.parameters)
+    except (OSError, SafetensorError) as error:
+        raise write_error(error, output) from error
+    draft, policy = training.draft, training.policy
+    draft.write_table("training", update.training, TRAINING)
+    draft.write_table("training_curve", update.curve, TRAINING_CURVE)
+    draft.write_table("training_metrics", update.metrics, TRAINING_METRICS)
+    draft.write_table("rollouts", update.rollouts.samples, SAMPLES)
+    draft.write_table("rollout_rewards", update.rollouts.rewards, REWARDS)
+    facts = {
+        **update.facts,
+        "policy_hash": policy_hash(output),
+        "parent_policy_hash": policy.policy_hash,
+        "rows": update.training.height,
+        "rows_of_this_round": update.training.filter(pl.col("origin_round") == str(key)).height,
+        "final_loss": update.curve["loss"][-1],
+        **({"processes": processes()} if processes() > 1 else {}),
+        "obeyed": [told.model_dump() for told in training.obeyed],
+    }
+    (output / "README.md").write_text(model_card(policy, training.choice, facts))
+    return draft.commit(facts=facts, measurements=meter.measured(update.tokens + training.companions.tokens))
+
+
+def assist_training(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]) -> None:
+    """The part that any process but the first has in `train_checkpoint`: it computes, and writes nothing.
+
+    Raises:
+        SelfimpError: as `train_checkpoint`.
+    """
+    training = _prepared(bench, key, overrides)
+    training.method.function(training.context, training.parameters)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training that can begin."""
+
+    draft: Draft
+    policy: Policy
+    choice: MethodChoice
+    obeyed: Sequence[Obeyed]
+    method: Method
+    parameters: BaseModel
+    companions: Companions
+    context: OptimizationContext
+
+
+def _prepared(bench: Workbench, key: RoundKey, overrides: Mapping[str, Any]) -> _Training:
     policy, start = read_policy(bench.store, key)
     corpus, subset = (bench.store.open(key, asset) for asset in ("generated_corpus", "selected_subset"))
     earlier = selected_rows(bench.store, [RoundKey.parse(ancestor) for ancestor in policy.ancestors])
@@ -52,6 +111,7 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         policy.campaign.recipe.optimization, policy.directives, overrides, earlier.height
     )
     method, parameters = choice.resolve("optimization")
+    check_together(method, parameters, processes())
     rows = subset.table("subset", SUBSET)
     require_rows(rows, policy.campaign.recipe.minimum_rows, key)
     before = parent_checkpoint(bench.store, policy)
@@ -67,47 +127,21 @@ def train_checkpoint(bench: Workbench, key: RoundKey, overrides: Mapping[str, An
         },
         config={"optimization": choice.model_dump(mode="json"), "overrides": dict(overrides)},
     )
-    output, beside = draft.folder / "model", draft.folder / FOLDER
-    for made in (output, beside):
-        shutil.rmtree(made, ignore_errors=True)  # of a training that was killed while saving
     weights = incumbent_weights(bench, policy)
-    bench.engines.give_back()
     context = OptimizationContext(
         rows=rows,
         earlier=earlier,
         start=weights,
         incumbent=weights,
         base=resolve_model(policy.campaign.model, bench.models),
-        output=output,
-        companions=beside,
+        output=draft.folder / "model",
+        companions=draft.folder / FOLDER,
         inherited=companions_of(before),
         seed=policy.seed,
         progress=bench.progress,
         **_evidence(policy, corpus, subset, companions),
     )
-    try:
-        update: Update = method.function(context, parameters)
-    except (OSError, SafetensorError) as error:
-        raise write_error(error, output) from error
-    draft.write_table("training", update.training, TRAINING)
-    draft.write_table("training_curve", update.curve, TRAINING_CURVE)
-    draft.write_table("training_metrics", update.metrics, TRAINING_METRICS)
-    draft.write_table("rollouts", update.rollouts.samples, SAMPLES)
-    draft.write_table("rollout_rewards", update.rollouts.rewards, REWARDS)
-    facts = {
-        **update.facts,
-        "policy_hash": policy_hash(output),
-        "parent_policy_hash": policy.policy_hash,
-        "rows": update.training.height,
-        "rows_of_this_round": update.training.filter(pl.col("origin_round") == str(key)).height,
-        "final_loss": update.curve["loss"][-1],
-        "obeyed": [told.model_dump() for told in obeyed],
-    }
-    (output / "README.md").write_text(model_card(policy, choice, facts))
-    return draft.commit(
-        facts=facts,
-        measurements=meter.measured(update.tokens + companions.tokens),
-    )
+    return _Training(draft, policy, choice, obeyed, method, parameters, companions, context)
 
 
 def _evidence(policy: Policy, corpus: Artifact, subset: Artifact, companions: Companions) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.optimization.halving import PARTS
 from selfimp_dagster.lifecycle.optimization.resuming import Saving
+from selfimp_dagster.lifecycle.optimization.several import is_first, processes
 from selfimp_dagster.lifecycle.optimization.update import WHERE, Curve, OptimizationContext, Schedule
 from selfimp_dagster.models.loading import load_model, load_tokenizer, pick_dtype
 from selfimp_dagster.progress import Bar
@@ -70,7 +71,7 @@ def arguments(context: OptimizationContext, parameters: Schedule, rows: int, dev
     return {
         "output_dir": str(context.output.with_name(".trainer")),
         "max_steps": steps,
-        "per_device_train_batch_size": parameters.batch_size,
+        "per_device_train_batch_size": parameters.batch_size // processes(),
         "learning_rate": parameters.learning_rate,
         "lr_scheduler_type": parameters.schedule,
         "warmup_steps": round(parameters.warmup * steps),
@@ -113,13 +114,15 @@ def run(
     The tokens of the curve are those that the trainer counts in `tokens`. Training that draws what it learns
     from is not `resumable`: what it had drawn is gone.
 
+    Of several processes that train together the first one saves; they begin again after a kill.
+
     Raises:
         SelfimpError: the loss stopped being finite.
     """
     trainer.remove_callback(PrinterCallback)
     with context.progress.stage("training", total=trainer.args.max_steps, unit="steps") as bar:
         trainer.add_callback(Watch(bar))
-        if resumable:
+        if resumable and processes() == 1:
             Saving(trainer).train()
         else:
             trainer.train()
@@ -131,11 +134,14 @@ def run(
             fix="lower learning_rate or raise warmup, then materialize checkpoint again",
         )
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    if parameters.lora_rank is not None:
-        trained = trained.merge_and_unload()
-    trained.save_pretrained(context.output)
-    trainer.processing_class.save_pretrained(context.output)
-    return Curve(steps, metrics, trainer.tokens)
+    sharded = trainer.accelerator.get_state_dict(trainer.model) if processes() > 1 else None  # all take part
+    if is_first():
+        if parameters.lora_rank is not None:
+            trained, sharded = trained.merge_and_unload(), None
+        trained.save_pretrained(context.output, state_dict=sharded)
+        trainer.processing_class.save_pretrained(context.output)
+    tokens = trainer.accelerator.gather(torch.tensor([trainer.tokens], device=trainer.accelerator.device))
+    return Curve(steps, metrics, int(tokens.sum()))
 
 
 def fix_lower_layers(model: PreTrainedModel, upper: int) -> None:

@@ -1,0 +1,51 @@
+"""Training on several processes: which updates can, and what each process sees. This costs no torch.
+
+Every process runs the same update on the same rows, in its share of each batch; torch averages the gradients,
+so an update moves the weights as one process would. The first process writes, the others only compute.
+"""
+
+import os
+
+from pydantic import BaseModel
+
+from selfimp_dagster.errors import SelfimpError
+from selfimp_dagster.lifecycle.optimization.update import Schedule
+from selfimp_dagster.registry import Method
+
+TOGETHER = ("sft", "dpo", "scpo", "spin")
+"""The updates that several processes can train together: those whose loss is a mean over rows or pairs that
+does not look at the others of the batch. What compares groups or draws while it trains is not among them."""
+
+
+def processes() -> int:
+    """How many processes train together here: as torchrun and accelerate tell each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_together(method: Method, parameters: BaseModel, count: int) -> None:
+    """Refuses an update that so many processes cannot train together.
+
+    Raises:
+        SelfimpError: it is none of TOGETHER, or its batches cannot be shared out evenly.
+    """
+    if count == 1:
+        return
+    where = "training.processes"
+    if method.name not in TOGETHER:
+        raise SelfimpError(
+            f"{method.name} trains on one process, and {count} are asked for",
+            where=where,
+            fix=f"set SELFIMP_TRAINING_PROCESSES to 1, or choose one of {', '.join(TOGETHER)}",
+        )
+    assert isinstance(parameters, Schedule)
+    if parameters.batch_size % count:
+        raise SelfimpError(
+            f"a batch of {parameters.batch_size} rows cannot be shared out evenly among {count} processes",
+            where=where,
+            fix="choose a batch_size that is a multiple of SELFIMP_TRAINING_PROCESSES",
+        )
