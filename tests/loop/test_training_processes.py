@@ -14,6 +14,8 @@ from threading import Event, Thread
 import psutil
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from home import Home
 from safetensors.torch import load_file
 
@@ -25,6 +27,7 @@ from selfimp_dagster.round_key import RoundKey
 KEY = "tiny/0000"
 BEFORE = ("incumbent_policy", "generated_corpus", "selected_subset")
 PATIENCE = 120.0  # seconds
+SHIPPED = Path(__file__).parents[2] / "deploy" / "accelerate"
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -114,6 +117,15 @@ def test_two_processes_train_what_one_trains_also_after_one_of_them_was_killed(
     assert together.measurements["tokens"] == alone.measurements["tokens"]
     losses = [artifact.table("training_curve", TRAINING_CURVE)["loss"] for artifact in (alone, together)]
     assert losses[1].to_list() == pytest.approx(losses[0].to_list(), rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fsdp", "FSDP"), ("deepspeed", "DEEPSPEED")])
+def test_the_shipped_configurations_are_those_of_accelerate(name: str, kind: str) -> None:
+    told = load_config_from_file(str(SHIPPED / f"{name}.yaml"))
+    assert told.distributed_type == kind
+    asked = launch_command_parser().parse_args(["--config_file", str(SHIPPED / f"{name}.yaml"), "-m", "x"])
+    parsed, *_ = _validate_launch_command(asked)
+    assert (parsed.use_fsdp, parsed.use_deepspeed) == (kind == "FSDP", kind == "DEEPSPEED")
 
 
 def test_they_die_with_the_step_that_started_them(tmp_path: Path, tiny_model: Path) -> None:
