@@ -2,8 +2,8 @@
 
     python -m benchmarks.selection --out results/ [--rounds 20 --rows 50000] [--peer-python PYTHON]
 
-Documents are windows of 88 words from the Python sources that stand in this environment (the first eight are
-the prompt), each once. Of the rows of a round, `PLANTED` repeat a row of this or an earlier round with one
+Documents are windows of 88 words from the Python sources that stand in this environment, each 20 words behind
+the one before it (the first eight words are the prompt). Of the rows of a round, `PLANTED` repeat a row of this or an earlier round with one
 word changed (a Jaccard similarity of at least 0.92, the threshold is 0.9), `REPEATED` repeat one exactly, and
 `LEAKED` quote an evaluation item. A round runs the three steps that every chain has and one that scores a
 column, on what the step before kept, and stores its kept rows with their keys as `selected_subset` does; the
@@ -37,7 +37,7 @@ from selfimp_dagster.lifecycle.selection.row_keys import ROW_KEYS, Nearness
 from selfimp_dagster.progress import LogProgress
 from selfimp_dagster.records import REWARDS, SAMPLES, TASKS, frame
 
-PROMPT, RESPONSE = 8, 80  # words
+PROMPT, RESPONSE, STEP = 8, 80, 20  # words
 PLANTED, REPEATED, LEAKED = 0.02, 0.01, 0.002  # shares of the rows
 ITEMS = 500
 STEPS: dict[str, dict[str, Any]] = {
@@ -113,7 +113,7 @@ def documents() -> Iterator[tuple[str, str]]:
     for root in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
         for file in sorted(Path(root).rglob("*.py")):
             words = re.findall(r"\S+", file.read_text(encoding="utf-8", errors="replace"))
-            for start in range(0, len(words) - PROMPT - RESPONSE + 1, PROMPT + RESPONSE):
+            for start in range(0, len(words) - PROMPT - RESPONSE + 1, STEP):
                 middle = start + PROMPT
                 window = " ".join(words[start:middle]), " ".join(words[middle : middle + RESPONSE])
                 if window not in seen and re.search(r"(?:^| )[A-Za-z]+(?: |$)", window[1]):

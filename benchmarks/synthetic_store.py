@@ -252,6 +252,7 @@ def _tasks(chosen: np.random.Generator, count: int, pool: str) -> pl.DataFrame:
             "suite": pl.repeat("reasoning_gym:chain_sum", count, eager=True),
             "difficulty": (one + other) / 2000,
             "prompt": [f"State the final answer to {a} and {b}." for a, b in zip(one, other, strict=True)],
+            "chat": pl.Series([None] * count, dtype=TASKS["chat"]),
             "answer": (one + other).astype(str).tolist(),
             "verifier": pl.repeat("exact", count, eager=True),
             "entry": pl.repeat("{}", count, eager=True),
