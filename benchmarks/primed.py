@@ -1,6 +1,6 @@
-"""SmolLM2 after it was shown how tasks are set, answers judged and mistakes corrected.
+"""A small model after it was shown how tasks are set, answers judged and mistakes corrected.
 
-    python -m benchmarks.primed --out results/
+    python -m benchmarks.primed --out results/ [--model FOLDER]
 
 Some papers begin with a model that can do these already, or teach it first (SELF, Self-Rewarding); one of 135
 million weights cannot. Here every preset of DEMONSTRATED has its acquisition and its rewards run with a
@@ -30,11 +30,13 @@ from transformers import PrinterCallback
 from trl import SFTConfig
 
 from benchmarks.arithmetic import CAMPAIGN
+from benchmarks.methods import UPPER_LAYERS
 from selfimp_dagster.campaign import load_campaign
 from selfimp_dagster.engines.base import Completion, Message, Request, Sampling
 from selfimp_dagster.engines.pool import EnginePool
 from selfimp_dagster.lifecycle.acquisition.stage import generate_corpus
 from selfimp_dagster.lifecycle.optimization.sft_trainer import CompletionTrainer
+from selfimp_dagster.lifecycle.optimization.training import fix_lower_layers
 from selfimp_dagster.lifecycle.policy import start_round
 from selfimp_dagster.lifecycle.workbench import Workbench
 from selfimp_dagster.models.loading import load_model, load_tokenizer
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=48, help="of each preset")
     parser.add_argument("--rows", type=int, default=96, help="of each preset, at most")
+    parser.add_argument("--model", type=Path, help="to begin with, in the place of the shipped campaign's")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1000)
@@ -80,7 +83,7 @@ def main() -> None:
     rows = demonstrations(arguments.tasks, arguments.rows, arguments.seed, models)
     rows.write_parquet(arguments.out / "demonstrations.parquet")
     print(rows.group_by("preset", maintain_order=True).len())
-    base = resolve_model(load_campaign(CAMPAIGN).model, models)
+    base = arguments.model or resolve_model(load_campaign(CAMPAIGN).model, models)
     train(base, rows, arguments.out / "model", arguments.learning_rate, arguments.batch_size, arguments.seed)
 
 
@@ -119,9 +122,10 @@ def demonstrations(tasks: int, most: int, seed: int, models: Path) -> pl.DataFra
 def train(
     base: Path, rows: pl.DataFrame, output: Path, learning_rate: float, batch_size: int, seed: int
 ) -> None:
-    """Trains all weights on the replies, once, in random order."""
+    """Trains the upper layers on the replies, once, in random order."""
     disable_progress_bars()
     model, tokenizer = load_model(base, dtype="float32"), load_tokenizer(base)
+    fix_lower_layers(model, UPPER_LAYERS)
     shuffled = rows.sample(fraction=1.0, shuffle=True, seed=seed)
     dataset = Dataset.from_list(
         [
