@@ -3,12 +3,12 @@
     python -m benchmarks.selection --out results/ [--rounds 20 --rows 50000] [--peer-python PYTHON]
 
 Documents are windows of 88 words from the Python sources that stand in this environment, each 20 words behind
-the one before it (the first eight words are the prompt). Of the rows of a round, `PLANTED` repeat a row of this or an earlier round with one
-word changed (a Jaccard similarity of at least 0.92, the threshold is 0.9), `REPEATED` repeat one exactly, and
-`LEAKED` quote an evaluation item. A round runs the three steps that every chain has and one that scores a
-column, on what the step before kept, and stores its kept rows with their keys as `selected_subset` does; the
-next round finds them there. Printed: rows per second, peak memory, how much of what was planted was found,
-and a round of the beginning beside one of the end.
+the one before it (the first eight words are the prompt). Of the rows of a round, `PLANTED` repeat a row of
+this or an earlier round with one word changed (a Jaccard similarity of at least 0.92, the threshold is 0.9),
+`REPEATED` repeat one exactly, and `LEAKED` quote an evaluation item. A round runs the three steps that every
+chain has and one that scores a column, on what the step before kept, and stores its kept rows with their keys
+as `selected_subset` does; the next round finds them there. Printed: rows per second, peak memory, how much of
+what was planted was found, and a round of the beginning beside one of the end.
 
 With `--peer-python`, an environment of its own with `datatrove[io,processing]` and spacy, the first
 `--peer-rows` documents also go through datatrove's MinHash deduplication (signatures, buckets, clusters,
