@@ -1,5 +1,6 @@
 """Training that goes on where a killed one had come to; needs torch."""
 
+import errno
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 SAVE_EVERY = 120.0
 """Seconds of training between two saves, each of three times the model: its weights and AdamW's state."""
 
+_TORCH_WRITER = "inline_container.cc"  # what torch's errors name where a file cannot be written
 _WHOLE = "whole.safetensors"  # written last: a folder without it is of a save that was killed
 
 
@@ -50,13 +52,23 @@ class Saving(TrainerCallback):
         self._epoch_began = torch.get_rng_state()
 
     def train(self) -> None:
-        """Trains to the end, and leaves nothing behind of what it saved."""
+        """Trains to the end, and leaves nothing behind of what it saved.
+
+        Raises:
+            OSError: a save could not be written.
+        """
         self._trainer.add_callback(self)
-        if self._saved is None:
-            self._trainer.train()
-        else:
-            self._trainer.tokens = self._saved.tokens
-            self._trainer.train(resume_from_checkpoint=str(self._saved.folder))
+        saved = self._saved
+        if saved is not None:
+            self._trainer.tokens = saved.tokens
+        try:
+            self._trainer.train(resume_from_checkpoint=str(saved.folder) if saved else None)
+        except RuntimeError as error:
+            if _TORCH_WRITER not in str(error):
+                raise
+            raise OSError(
+                errno.EIO, "the state of the optimizer could not be written", str(self._folder)
+            ) from error
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:

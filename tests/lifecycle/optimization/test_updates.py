@@ -1,5 +1,6 @@
 """One update of each kind on the tiny model: a candidate that the engine loads, and what is said of it."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,30 @@ def test_a_save_that_was_killed_is_not_gone_on_from(
     with pytest.raises(KeyboardInterrupt):
         train("sft", most_steps=4, progress=Steps(stop_at=3))
     next((tmp_path / ".trainer").glob("*/whole.safetensors")).unlink()
+    steps = Steps()
+    train("sft", most_steps=4, progress=steps)
+    assert steps.done == [1, 1, 1, 1]
+    assert policy_hash(tmp_path / "candidate") == expected
+
+
+def test_a_disk_that_fills_while_a_training_is_saved_is_told_and_the_save_before_it_stays(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("sft", most_steps=4)
+    expected = policy_hash(tmp_path / "candidate")
+    monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train("sft", most_steps=4, progress=Steps(stop_at=2))
+    (saved,) = (tmp_path / ".trainer").glob("checkpoint-*")
+    largest = max(file.stat().st_size for file in saved.iterdir())
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2 + 4096, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            train("sft", most_steps=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert (saved / "whole.safetensors").exists()
     steps = Steps()
     train("sft", most_steps=4, progress=steps)
     assert steps.done == [1, 1, 1, 1]
