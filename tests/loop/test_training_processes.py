@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -19,6 +19,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from home import Home
 from safetensors.torch import load_file
 
+from selfimp_dagster.campaign import MethodChoice
+from selfimp_dagster.errors import SelfimpError
 from selfimp_dagster.lifecycle.optimization.several import TOGETHER, check_together
 from selfimp_dagster.records import TRAINING_CURVE
 from selfimp_dagster.registry import all_methods
@@ -151,6 +153,10 @@ def test_they_die_with_the_step_that_started_them(tmp_path: Path, tiny_model: Pa
     ("optimization", "why"),
     [
         ({"method": "rloo"}, "rloo trains on one process, and 2 are asked for"),
+        (
+            {"method": "dpo", "losses": {"sigmoid": 1.0, "sft": 0.1}},
+            "the loss sft of dpo is a mean over all tokens of a batch",
+        ),
         ({"method": "sft", "batch_size": 7}, "a batch of 7 rows cannot be shared out evenly among 2"),
     ],
 )
@@ -163,6 +169,27 @@ def test_what_cannot_be_trained_so_is_refused_before_the_round_begins(
         result = home.materialize(instance, KEY, "incumbent_policy")
     (failed,) = (event for event in result.all_node_events if event.is_step_failure)
     assert why in str(failed.step_failure_data.error)
+
+
+@pytest.mark.parametrize(
+    ("told", "refused"),
+    [
+        ({}, False),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, False),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, True),
+        ({"ACCELERATE_USE_FSDP": "true"}, True),
+    ],
+)
+def test_adapters_are_not_trained_on_weights_that_are_shared_out(
+    told: dict[str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    method, parameters = MethodChoice.model_validate({"method": "sft", "lora_rank": 4}).resolve(
+        "optimization"
+    )
+    with pytest.raises(SelfimpError, match="LoRA adapters") if refused else nullcontext():
+        check_together(method, parameters, 2)
 
 
 def test_every_update_is_either_trained_together_or_refused() -> None:
