@@ -8,7 +8,7 @@ this or an earlier round with one word changed (a Jaccard similarity of at least
 `REPEATED` repeat one exactly, and `LEAKED` quote an evaluation item. A round runs the three steps that every
 chain has and one that scores a column, on what the step before kept, and stores its kept rows with their keys
 as `selected_subset` does; the next round finds them there. Printed: rows per second, peak memory, how much of
-what was planted was found, and a round of the beginning beside one of the end.
+what was planted was found, rounds of the beginning and the end, and the last one as if it were the first.
 
 With `--peer-python`, an environment of its own with `datatrove[io,processing]` and spacy, the first
 `--peer-rows` documents also go through datatrove's MinHash deduplication (signatures, buckets, clusters,
@@ -88,8 +88,9 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, help="an environment with datatrove[processing]")
     parser.add_argument("--peer-rows", type=int, default=20_000)
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    arguments.out.mkdir(parents=True)
+    out = arguments.out / "selection"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     windows = documents()
     items = evaluation_items([next(windows) for _ in range(ITEMS)])
     corpus = Corpus(windows, items["prompt"].to_list())
@@ -97,14 +98,15 @@ def main() -> None:
     for number in range(arguments.rounds):
         rows = corpus.round(number, arguments.rows)
         if number == 0 and arguments.peer_python:
-            print(
-                "datatrove", peer(arguments.peer_python, rows[: arguments.peer_rows], arguments.out / "peer")
-            )
-            print("this, on the same", alone(rows[: arguments.peer_rows]))
-        measured.append(one_round(number, rows, items, arguments.out))
+            print("datatrove", peer(arguments.peer_python, rows[: arguments.peer_rows], out / "peer"))
+            print("this, on the same", alone(rows[: arguments.peer_rows], out / "alone.parquet"))
+        measured.append(one_round(number, rows, items, out))
         print(json.dumps(measured[-1]), flush=True)
-    (arguments.out / "rounds.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in measured))
+        with (out / "rounds.jsonl").open("a") as lines:
+            lines.write(json.dumps(measured[-1]) + "\n")
     print(table(measured))
+    (out / "alone").mkdir()
+    print("the last round again, as if it were the first", one_round(number, rows, items, out / "alone"))
 
 
 def documents() -> Iterator[tuple[str, str]]:
@@ -280,8 +282,9 @@ def one_round(number: int, rows: Sequence[dict[str, Any]], items: pl.DataFrame, 
     }
 
 
-def alone(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Both steps against duplicates on these rows alone."""
+def alone(rows: Sequence[dict[str, Any]], kept: Path) -> dict[str, Any]:
+    """Both steps against duplicates on these rows alone, from Python's rows to a file of those that stay."""
+    started = time.monotonic()
     context = context_of(
         rows,
         TASKS.to_frame(),
@@ -290,10 +293,11 @@ def alone(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             schema=dict.fromkeys(("sample_id", "task_id", "round", "prompt", "response"), pl.String)
         ),
     )
-    alive, started = corpus_rows(context), time.monotonic()
+    alive = corpus_rows(context)
     for step in COPIES:
         judged, _ = judge_rows(SelectionStep.of(step), alive, context)
         alive = alive.join(judged.filter("kept"), on="sample_id", how="semi", maintain_order="left")
+    alive.write_parquet(kept)
     return found(rows, set(alive["sample_id"]), time.monotonic() - started)
 
 

@@ -199,6 +199,6 @@ def test_every_update_is_either_trained_together_or_refused() -> None:
         refused = False
         try:
             check_together(method, method.parameters.model_validate({"batch_size": 8}), 2)
-        except Exception:
+        except SelfimpError:
             refused = True
         assert refused == (method.name not in TOGETHER)
