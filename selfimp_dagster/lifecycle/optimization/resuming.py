@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 SAVE_EVERY = 120.0
 """Seconds of training between two saves, each of three times the model: its weights and AdamW's state."""
 
-_TORCH_WRITER = "inline_container.cc"  # what torch's errors name where a file cannot be written
+_NOT_WRITTEN = ("inline_container.cc", "iostream error")  # torch's words: for a large file, for a small one
 _WHOLE = "whole.safetensors"  # written last: a folder without it is of a save that was killed
 
 
@@ -64,7 +64,7 @@ class Saving(TrainerCallback):
         try:
             self._trainer.train(resume_from_checkpoint=str(saved.folder) if saved else None)
         except RuntimeError as error:
-            if _TORCH_WRITER not in str(error):
+            if not any(words in str(error) for words in _NOT_WRITTEN):
                 raise
             raise OSError(
                 errno.EIO, "the state of the optimizer could not be written", str(self._folder)

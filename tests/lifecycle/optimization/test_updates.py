@@ -171,6 +171,19 @@ def test_a_disk_that_fills_while_a_training_is_saved_is_told_and_the_save_before
     assert policy_hash(tmp_path / "candidate") == expected
 
 
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt"])  # torch words the two differently
+def test_a_disk_that_is_full_at_any_file_of_a_save_is_told(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
+    save = tmp_path / ".trainer" / "checkpoint-1"
+    save.mkdir(parents=True)
+    (save / file).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="could not be written"):
+        train("sft", most_steps=2)
+    assert not (save / "whole.safetensors").exists()
+
+
 def test_a_sequence_that_was_killed_begins_again(train: Train, tmp_path: Path) -> None:
     updates = [{"method": name, "most_steps": 2, "batch_size": 4} for name in ("sft", "dpo")]
     train("sequence", updates=updates)
