@@ -67,7 +67,7 @@ class Saving(TrainerCallback):
             if not any(words in str(error) for words in _NOT_WRITTEN):
                 raise
             raise OSError(
-                errno.EIO, "the state of the optimizer could not be written", str(self._folder)
+                errno.EIO, "the state of the training could not be written", str(self._folder)
             ) from error
         shutil.rmtree(self._folder, ignore_errors=True)
 
