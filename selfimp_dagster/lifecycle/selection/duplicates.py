@@ -5,7 +5,6 @@ these steps behind the one that verifies, or a wrong sample may stand for a righ
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +20,7 @@ from selfimp_dagster.lifecycle.selection.row_keys import (
 from selfimp_dagster.lifecycle.selection.text import normalised
 from selfimp_dagster.registry import method
 
-_CACHED_ROWS = 10_000
+_AT_A_TIME = 1_000  # rows whose texts, and those of what they may repeat, are in memory at once
 
 
 class ExactDuplicatesParameters(BaseModel):
@@ -170,27 +169,36 @@ def _near(
     for part in (keys, met):
         for key, id_ in part.unique().iter_rows():
             keys_of.setdefault(id_, []).append(key)
-    ids, rounds = both["sample_id"].to_list(), both["round"].to_list()
-
-    @lru_cache(maxsize=_CACHED_ROWS)
-    def parts(at: int) -> tuple[Shingled, Shingled]:
-        prompt, response = shingled(pl.Series(both.select("prompt", "response").row(at)), parameters.ngram)
-        return prompt, response
-
+    ids, rounds, current = (both[name].to_list() for name in ("sample_id", "round", "current"))
     staying: dict[int, list[int]] = {}  # the rows that stay, by the keys that they have
-    for at, current in enumerate(both["current"]):
-        own = keys_of[ids[at]]
-        if current:
-            best, twin = 0.0, at
-            for candidate in sorted({one for key in own for one in staying.get(key, ())}):
-                similarity = min(map(_similarity, parts(at), parts(candidate)))
-                if similarity > best:
-                    best, twin = similarity, candidate
-            if best >= parameters.threshold:
-                yield ids[at], best, ids[twin], rounds[twin]
-                continue
-        for key in own:
-            staying.setdefault(key, []).append(at)
+
+    def met_by(at: int) -> set[int]:
+        return {one for key in keys_of[ids[at]] for one in staying.get(key, ())}
+
+    for start in range(0, both.height, _AT_A_TIME):
+        window = range(start, min(start + _AT_A_TIME, both.height))
+        compared = [at for at in window if current[at]]
+        needed = {*window, *(one for at in compared for one in met_by(at))} if compared else set()
+        parts = _read(both, sorted(needed), parameters.ngram)
+        for at in window:
+            if current[at]:
+                best, twin = 0.0, at
+                for candidate in sorted(met_by(at)):
+                    similarity = min(map(_similarity, parts[at], parts[candidate]))
+                    if similarity > best:
+                        best, twin = similarity, candidate
+                if best >= parameters.threshold:
+                    yield ids[at], best, ids[twin], rounds[twin]
+                    continue
+            for key in keys_of[ids[at]]:
+                staying.setdefault(key, []).append(at)
+
+
+def _read(both: pl.DataFrame, places: list[int], ngram: int) -> dict[int, tuple[Shingled, Shingled]]:
+    """The prompts and responses of these rows."""
+    rows = both[places]
+    read = (shingled(rows[name], ngram) for name in ("prompt", "response"))
+    return dict(zip(places, zip(*read, strict=True), strict=True))
 
 
 def _similarity(one: Shingled, other: Shingled) -> float:
