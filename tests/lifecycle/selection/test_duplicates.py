@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimp_dagster.lifecycle.selection import EARLIER
+from selfimp_dagster.lifecycle.selection import EARLIER, duplicates
 from selfimp_dagster.lifecycle.selection.row_keys import (
     ROW_KEYS,
     Nearness,
@@ -136,12 +136,15 @@ def test_the_bands_find_a_pair_at_the_threshold(threshold):
 @given(
     rows=st.lists(st.tuples(st.sampled_from(WORDY), st.sampled_from(WORDY)), min_size=1, max_size=12),
     earlier=st.lists(st.tuples(st.sampled_from(WORDY), st.sampled_from(WORDY)), max_size=8),
+    at_a_time=st.sampled_from([1, 3, 1000]),
 )
 @settings(max_examples=60, deadline=None)
-def test_keys_find_what_comparing_every_pair_finds(corpus, judge, rows, earlier):
+def test_keys_find_what_comparing_every_pair_finds(corpus, judge, rows, earlier, at_a_time):
     before = [(f"e{n}", f"test/{n % 3:04d}", *texts) for n, texts in enumerate(earlier)]
     context = corpus([(f"s{n:02d}", *texts) for n, texts in enumerate(rows)], earlier=before)
-    fates = judge("near_duplicates", context, threshold=0.6)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(duplicates, "_AT_A_TIME", at_a_time)
+        fates = judge("near_duplicates", context, threshold=0.6)
     staying = [texts for _, _, *texts in sorted(before, key=lambda row: (row[1], row[0]))]
     for number, texts in enumerate(rows):
         nearest = max((similarity(texts, other) for other in staying), default=0.0)
