@@ -32,7 +32,6 @@ def following_round(
         tags: of that run; the night that it belongs to is handed on.
         run_key: by which the sensor knows the run again; the name of the round unless given.
     """
-    campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")
     following = next_round(workbench.artifacts, workbench.campaigns_folder, finished.campaign)
     if following.key != finished.next:
         return f"it is not the newest round: {following.key} comes next."
@@ -40,6 +39,7 @@ def following_round(
         return following.decision.reason
     night = tags.get(NIGHT_TAG)
     if night is not None:
+        campaign = load_campaign(workbench.campaigns_folder / f"{finished.campaign}.yaml")
         spent = instance.get_runs_count(dg.RunsFilter(job_name=round_job.name, tags={NIGHT_TAG: night}))
         allowed = campaign.nightly.rounds if campaign.nightly else 0
         if spent >= allowed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from selfimp_dagster.campaign import Campaign
 from selfimp_dagster.lifecycle.evaluation.continuation import Decision, decide
@@ -19,7 +20,7 @@ class FinishedRound:
     report: EvalReport
     outcome: Outcome
 
-    @property
+    @cached_property  # the decision on every later round of the line asks for it again
     def summary(self) -> RoundSummary:
         """The report's summary, with the policy that is in force and the alarms that still stop."""
         arm = "candidate" if self.outcome.promoted else "incumbent"
