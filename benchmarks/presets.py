@@ -4,10 +4,10 @@
 
 Each preset has one round of the shipped campaign, cut small (`--tasks` train tasks, 16 tokens a response, 60
 anchor and 40 fresh items), through the same job as `selfimp run`, gate included. A judge's floor stays as it
-is, so a judge that the gold probe bars is what the row says. `--model` starts from another model, for example
-that of `benchmarks.primed`: some presets ask for more than SmolLM2 can do, or for answers right often
-enough to agree. One JSON line per preset is appended to rounds.jsonl; presets with a line are not run again.
-The table at the end goes into the documentation.
+is unless `--floor` is given, so a judge that the gold probe bars is what the row says. `--model` starts from
+another model, for example that of `benchmarks.primed`: some presets ask for more than SmolLM2 can do, or for
+answers right often enough to agree. One JSON line per preset is appended to rounds.jsonl; presets with a line
+are not run again. The table at the end goes into the documentation.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=list(all_presets()))
     parser.add_argument("--tasks", type=int, default=24)
     parser.add_argument("--model", help="in the place of the shipped campaign's")
+    parser.add_argument("--floor", type=float, help="of judges, in the place of the recipe's")
     parser.add_argument("--temperature", type=float, default=1.0, help="of responses")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,11 @@ def write_campaign(path: Path, name: str, told: argparse.Namespace) -> None:
         "refinement": {"tasks": 8},
         "minimum_rows": 4,
     }
+    if told.floor is not None:
+        data["recipe"]["rewards"] = [
+            reward | ({"floor": told.floor} if "judge" in reward else {})
+            for reward in all_presets()[name].recipe["rewards"]
+        ]
     data["pools"] |= {"train": told.tasks, "anchor": 60, "fresh": 40, "guard": 20}
     data["evaluation"] |= {"rewordings": 0, "reworded_items": 0, "twins": 0}
     data["promotion"] = {"minimum_gain": 0.25, "discordance": 0.3, "guard_margin": None}

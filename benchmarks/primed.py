@@ -30,7 +30,6 @@ from transformers import PrinterCallback
 from trl import SFTConfig
 
 from benchmarks.arithmetic import CAMPAIGN
-from benchmarks.methods import UPPER_LAYERS
 from selfimp_dagster.campaign import load_campaign
 from selfimp_dagster.engines.base import Completion, Message, Request, Sampling
 from selfimp_dagster.engines.pool import EnginePool
@@ -74,6 +73,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=48, help="of each preset")
     parser.add_argument("--rows", type=int, default=96, help="of each preset, at most")
     parser.add_argument("--model", type=Path, help="to begin with, in the place of the shipped campaign's")
+    parser.add_argument("--upper-layers", type=int, help="that are trained; all unless given")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1000)
@@ -84,7 +84,7 @@ def main() -> None:
     rows.write_parquet(arguments.out / "demonstrations.parquet")
     print(rows.group_by("preset", maintain_order=True).len())
     base = arguments.model or resolve_model(load_campaign(CAMPAIGN).model, models)
-    train(base, rows, arguments.out / "model", arguments.learning_rate, arguments.batch_size, arguments.seed)
+    train(base, rows, arguments.out / "model", arguments)
 
 
 def demonstrations(tasks: int, most: int, seed: int, models: Path) -> pl.DataFrame:
@@ -119,14 +119,13 @@ def demonstrations(tasks: int, most: int, seed: int, models: Path) -> pl.DataFra
     return pl.DataFrame(found, schema={"preset": pl.String(), "messages": MESSAGES, "reply": pl.String()})
 
 
-def train(
-    base: Path, rows: pl.DataFrame, output: Path, learning_rate: float, batch_size: int, seed: int
-) -> None:
-    """Trains the upper layers on the replies, once, in random order."""
+def train(base: Path, rows: pl.DataFrame, output: Path, told: argparse.Namespace) -> None:
+    """Trains on the replies, once, in random order."""
     disable_progress_bars()
     model, tokenizer = load_model(base, dtype="float32"), load_tokenizer(base)
-    fix_lower_layers(model, UPPER_LAYERS)
-    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=seed)
+    if told.upper_layers is not None:
+        fix_lower_layers(model, told.upper_layers)
+    shuffled = rows.sample(fraction=1.0, shuffle=True, seed=told.seed)
     dataset = Dataset.from_list(
         [
             {"prompt": row["messages"], "completion": [{"role": "assistant", "content": row["reply"]}]}
@@ -139,8 +138,8 @@ def train(
             args=SFTConfig(
                 output_dir=scratch,
                 num_train_epochs=1,
-                per_device_train_batch_size=batch_size,
-                learning_rate=learning_rate,
+                per_device_train_batch_size=told.batch_size,
+                learning_rate=told.learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=10,
                 max_length=None,
@@ -150,7 +149,7 @@ def train(
                 logging_steps=10,
                 report_to="none",
                 use_cpu=True,
-                seed=seed,
+                seed=told.seed,
             ),
             train_dataset=dataset,
             processing_class=tokenizer,
