@@ -70,6 +70,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--presets", nargs="+", default=list(DEMONSTRATED), choices=DEMONSTRATED)
     parser.add_argument("--tasks", type=int, default=48, help="of each preset")
     parser.add_argument("--rows", type=int, default=96, help="of each preset, at most")
     parser.add_argument("--model", type=Path, help="to begin with, in the place of the shipped campaign's")
@@ -80,18 +81,18 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     models = arguments.out / "models"
-    rows = demonstrations(arguments.tasks, arguments.rows, arguments.seed, models)
+    rows = demonstrations(arguments.presets, arguments.tasks, arguments.rows, arguments.seed, models)
     rows.write_parquet(arguments.out / "demonstrations.parquet")
     print(rows.group_by("preset", maintain_order=True).len())
     base = arguments.model or resolve_model(load_campaign(CAMPAIGN).model, models)
     train(base, rows, arguments.out / "model", arguments)
 
 
-def demonstrations(tasks: int, most: int, seed: int, models: Path) -> pl.DataFrame:
+def demonstrations(presets: Sequence[str], tasks: int, most: int, seed: int, models: Path) -> pl.DataFrame:
     """What the demonstrator says in the rounds of the presets: `preset`, `messages`, `reply`."""
     found = []
-    for number, name in enumerate(DEMONSTRATED):
-        chance = random.Random(seed + number)
+    for name in presets:
+        chance = random.Random(seed + DEMONSTRATED.index(name))
         demonstrator = Demonstrator(chance)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
